@@ -1,0 +1,11 @@
+//! Kafka you can hold: a Kafka client, an embedded broker, local replicas and backups, in one library.
+
+pub mod error;
+pub mod protocol;
+pub mod record;
+pub mod storage;
+
+pub use error::{Error, ErrorKind, Result};
+
+/// Milliseconds since 1970-01-01T00:00:00Z, as Kafka stores a moment.
+pub type Timestamp = i64;
