@@ -444,6 +444,12 @@ impl Decoder {
         }
     }
 
+    /// The next 16-bit number, which is left where it is; 0 if there is none.
+    pub(super) fn peek_i16(&self) -> i16 {
+        let next = &self.bytes[self.position..self.end];
+        next.first_chunk().map_or(0, |bytes| i16::from_be_bytes(*bytes))
+    }
+
     /// Takes the next `length` bytes; `None` if there are not so many.
     fn take(&mut self, length: usize) -> Option<&[u8]> {
         let (position, remaining) = (self.position, self.remaining());
