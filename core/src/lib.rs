@@ -1,6 +1,8 @@
 //! Kafka you can hold: a Kafka client, an embedded broker, local replicas and backups, in one library.
 
 pub mod error;
+#[cfg(feature = "native")]
+pub mod native;
 pub mod protocol;
 pub mod record;
 pub mod storage;

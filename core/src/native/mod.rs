@@ -1,0 +1,3 @@
+//! The native platform: what touches the operating system.
+
+pub mod files;
