@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Compression, RecordError};
+use super::{Compression, ProducerFields, RecordError, builder::put_producer};
 use crate::Timestamp;
 
 /// One whole record batch of format 2, as it is on the wire and on disk.
@@ -124,7 +124,6 @@ impl Batch {
         Ok(Some(size))
     }
 
-    #[allow(dead_code)] // the builder follows
     /// A batch that was just encoded here.
     pub(super) fn sealed(bytes: Bytes) -> Self {
         debug_assert!(matches!(Self::check_header(&bytes), Ok(Some(size)) if size == bytes.len()));
@@ -181,6 +180,16 @@ impl Batch {
     pub fn with_max_timestamp(&self, timestamp: Timestamp) -> Self {
         self.edited(|bytes| {
             bytes[MAX_TIMESTAMP..PRODUCER_ID].copy_from_slice(&timestamp.to_be_bytes());
+            seal_crc(bytes);
+        })
+    }
+
+    /// A copy with other producer fields, for a producer that starts over with a new epoch. Copies, and reads for the
+    /// checksum, the whole batch.
+    #[must_use]
+    pub fn with_producer(&self, producer: ProducerFields) -> Self {
+        self.edited(|bytes| {
+            put_producer(bytes, producer);
             seal_crc(bytes);
         })
     }

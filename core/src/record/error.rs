@@ -1,6 +1,12 @@
 //! What can be wrong with a batch, with the facts as fields.
 
-use crate::error::{Error, ErrorKind};
+use std::fmt;
+
+use super::Compression;
+use crate::{
+    Timestamp,
+    error::{Error, ErrorKind},
+};
 
 /// What is wrong with a batch or a record.
 ///
@@ -19,7 +25,7 @@ pub enum RecordError {
     /// There are fewer bytes than the batch claims.
     #[error("batch is cut off expected={expected} found={found}")]
     Incomplete {
-        /// Bytes that the whole batch has, or that its length field needs.
+        /// Bytes that the whole batch has, or that its header needs.
         expected: usize,
         /// Bytes that are there.
         found: usize,
@@ -32,7 +38,7 @@ pub enum RecordError {
         /// Bytes after it.
         trailing: usize,
     },
-    /// The batch is larger than the limit.
+    /// The batch, or what a builder would make of one, is larger than the limit.
     #[error("batch is too large size={size} limit={limit}")]
     TooLarge {
         /// The batch's size.
@@ -67,7 +73,23 @@ pub enum RecordError {
     /// A name that is none of the five codecs'.
     #[error("unknown compression, use one of none, gzip, snappy, lz4, zstd")]
     UnknownCompressionName,
-    /// The last offset delta is negative, or takes the last offset beyond 2^63-1.
+    /// The codec could not read, or write, the records.
+    #[error("{codec} failed: {reason}")]
+    Codec {
+        /// The codec.
+        codec: Compression,
+        /// What it says about it.
+        reason: String,
+    },
+    /// The records are larger than the limit when decompressed. Reading stopped there.
+    #[error("records are too large when decompressed codec={codec} limit={limit}")]
+    DecompressedTooLarge {
+        /// The codec.
+        codec: Compression,
+        /// The largest size allowed.
+        limit: usize,
+    },
+    /// The last offset delta is negative, or takes the last offset beyond 2^63-2.
     #[error("batch has no such last offset base_offset={base_offset} last_offset_delta={last_offset_delta}")]
     LastOffset {
         /// The batch's base offset.
@@ -75,22 +97,164 @@ pub enum RecordError {
         /// The last record's offset less the base offset.
         last_offset_delta: i32,
     },
+    /// The count in the header is negative, or not that of the offsets, or zero in a batch to be appended.
+    #[error(
+        "batch does not have the records that its header claims count={count} last_offset_delta={last_offset_delta}"
+    )]
+    Count {
+        /// The count in the header.
+        count: i32,
+        /// The last record's offset less the base offset.
+        last_offset_delta: i32,
+    },
+    /// The header claims more records than the limit.
+    #[error("batch has too many records count={count} limit={limit}")]
+    TooManyRecords {
+        /// The count in the header.
+        count: i32,
+        /// The largest count allowed.
+        limit: i32,
+    },
+    /// A field of a record is cut off, has an impossible length, or does not end where it should.
+    #[error("record is malformed index={index} field={field}")]
+    Malformed {
+        /// The record's place in the batch, from 0.
+        index: i32,
+        /// The field.
+        field: Field,
+    },
+    /// There are bytes after the last record.
+    #[error("bytes after the last record count={count}")]
+    AfterRecords {
+        /// How many records there are.
+        count: i32,
+    },
+    /// A record's offset is not the next one.
+    #[error("record has the wrong offset index={index} offset_delta={offset_delta}")]
+    Offset {
+        /// The record's place in the batch, from 0.
+        index: i32,
+        /// Its offset less the base offset.
+        offset_delta: i32,
+    },
+    /// A record of a compacted topic has no key.
+    #[error("record has no key, which a compacted topic needs index={index}")]
+    KeyRequired {
+        /// The record's place in the batch, from 0.
+        index: i32,
+    },
+    /// A record's timestamp is outside of what the topic accepts.
+    #[error("record timestamp is out of range index={index} timestamp={timestamp} min={min} max={max}")]
+    TimestampRange {
+        /// The record's place in the batch, from 0.
+        index: i32,
+        /// Its timestamp.
+        timestamp: Timestamp,
+        /// The smallest accepted.
+        min: Timestamp,
+        /// The largest accepted.
+        max: Timestamp,
+    },
+    /// A producer claims a time that only a broker sets.
+    #[error("producer set the timestamp type LogAppendTime")]
+    ProducerLogAppendTime,
+    /// A producer sent a batch that does not start at offset 0.
+    #[error("producer's base offset is not 0 base_offset={base_offset}")]
+    BaseOffset {
+        /// The base offset.
+        base_offset: i64,
+    },
+    /// A producer sent a control batch.
+    #[error("producer sent a control batch")]
+    Control,
+    /// A batch is read as a control batch and is none.
+    #[error("batch is not a control batch base_offset={base_offset}")]
+    NotControl {
+        /// The base offset.
+        base_offset: i64,
+    },
+    /// A control batch's record is not what it should be.
+    #[error("control record is malformed base_offset={base_offset}")]
+    MalformedControl {
+        /// The base offset.
+        base_offset: i64,
+    },
+    /// The producer's id, epoch and sequence do not belong together.
+    #[error(
+        "producer fields do not belong together producer_id={producer_id} producer_epoch={producer_epoch} \
+         base_sequence={base_sequence} transactional={transactional}"
+    )]
+    Producer {
+        /// The producer's id.
+        producer_id: i64,
+        /// Its epoch.
+        producer_epoch: i16,
+        /// The first record's sequence number.
+        base_sequence: i32,
+        /// Whether the batch is part of a transaction.
+        transactional: bool,
+    },
+}
+
+/// A field of a record, in the order of the bytes.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The record's length; also when its content is longer or shorter.
+    Length,
+    /// The attributes, of which none are in use.
+    Attributes,
+    /// The timestamp less the base timestamp.
+    TimestampDelta,
+    /// The offset less the base offset.
+    OffsetDelta,
+    /// The key.
+    Key,
+    /// The value.
+    Value,
+    /// The number of headers.
+    HeaderCount,
+    /// A header's key, which cannot be null.
+    HeaderKey,
+    /// A header's value.
+    HeaderValue,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Length => "length",
+            Self::Attributes => "attributes",
+            Self::TimestampDelta => "timestamp_delta",
+            Self::OffsetDelta => "offset_delta",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::HeaderCount => "header_count",
+            Self::HeaderKey => "header_key",
+            Self::HeaderValue => "header_value",
+        })
+    }
 }
 
 impl RecordError {
     /// The code with which Kafka's protocol names this to a producer.
     ///
-    /// Where Kafka itself answers with -1 (damaged codec data, an endless varint, a length beyond the request), the precise
-    /// code is given instead: 2 `CORRUPT_MESSAGE`, 10 `MESSAGE_TOO_LARGE`, 32 `INVALID_TIMESTAMP`,
-    /// 76 `UNSUPPORTED_COMPRESSION_TYPE` or 87 `INVALID_RECORD`.
+    /// What a second try may mend is 2 `CORRUPT_MESSAGE` (the bytes differ from their checksum, or there is no batch to be
+    /// seen), which producers retry. What is wrong in itself is 87 `INVALID_RECORD`, 10 `MESSAGE_TOO_LARGE` (on which
+    /// producers split the batch), 32 `INVALID_TIMESTAMP` or 76 `UNSUPPORTED_COMPRESSION_TYPE`. Kafka itself answers some
+    /// of these with -1: damaged codec data, an endless varint, a length beyond the request.
     pub fn kafka_code(&self) -> i16 {
         match self {
-            Self::BatchLength { .. } | Self::Incomplete { .. } | Self::Checksum { .. } => CORRUPT_MESSAGE,
+            Self::BatchLength { .. } | Self::Checksum { .. } => CORRUPT_MESSAGE,
+            // Kafka knows formats 0 and 1 and says that Produce takes them no more; another one it cannot see a batch in.
             Self::Magic { magic: 0 | 1, .. } => INVALID_RECORD,
             Self::Magic { .. } => CORRUPT_MESSAGE,
-            Self::AfterBatch { .. } | Self::LastOffset { .. } => INVALID_RECORD,
-            Self::TooLarge { .. } => MESSAGE_TOO_LARGE,
+            Self::TooLarge { .. } | Self::DecompressedTooLarge { .. } | Self::TooManyRecords { .. } => {
+                MESSAGE_TOO_LARGE
+            }
+            Self::TimestampRange { .. } | Self::ProducerLogAppendTime => INVALID_TIMESTAMP,
             Self::UnknownCompression { .. } | Self::UnknownCompressionName => UNSUPPORTED_COMPRESSION_TYPE,
+            _ => INVALID_RECORD,
         }
     }
 
@@ -98,7 +262,17 @@ impl RecordError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Magic { magic: 0 | 1, .. } | Self::UnknownCompression { .. } => ErrorKind::Unsupported,
-            Self::TooLarge { .. } | Self::UnknownCompressionName => ErrorKind::Invalid,
+            Self::TooLarge { .. }
+            | Self::DecompressedTooLarge { .. }
+            | Self::TooManyRecords { .. }
+            | Self::UnknownCompressionName
+            | Self::KeyRequired { .. }
+            | Self::TimestampRange { .. }
+            | Self::ProducerLogAppendTime
+            | Self::BaseOffset { .. }
+            | Self::Control
+            | Self::NotControl { .. }
+            | Self::Producer { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Corrupt,
         }
     }
@@ -112,5 +286,6 @@ impl From<RecordError> for Error {
 
 const CORRUPT_MESSAGE: i16 = 2;
 const MESSAGE_TOO_LARGE: i16 = 10;
+const INVALID_TIMESTAMP: i16 = 32;
 const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
 const INVALID_RECORD: i16 = 87;
