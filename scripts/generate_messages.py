@@ -203,9 +203,10 @@ class Field:
 
 
 class Struct:
-    def __init__(self, name, fields, valid, names):
+    def __init__(self, name, fields, message, names):
         self.name = name
-        self.valid = valid
+        self.valid = valid = versions(message["validVersions"])
+        self.flexible = versions(message["flexibleVersions"])
         self.fields = [Field(field, valid, names) for field in fields]
         self.fields = [field for field in self.fields if field.versions]
 
@@ -220,13 +221,12 @@ class Module:
         seen = {}
         clashing = self.clashes(messages)
         for message in messages:
-            valid = versions(message["validVersions"])
             side = re.search(r"[A-Z][a-z]+$", message["name"]).group()
             names = {name: side + name for name in clashing}
             collected = []
-            self.collect(message["name"], message["fields"], valid, names, collected)
+            self.collect(message["name"], message["fields"], message, names, collected)
             for common in message.get("commonStructs", []):
-                self.collect(names.get(common["name"], common["name"]), common["fields"], valid, names, collected)
+                self.collect(names.get(common["name"], common["name"]), common["fields"], message, names, collected)
             for struct in collected:
                 if struct.name not in seen:
                     self.structs.append(struct)
@@ -256,13 +256,13 @@ class Module:
             visit([{"type": it["name"], "fields": it["fields"]} for it in message.get("commonStructs", [])])
         return clashing
 
-    def collect(self, name, fields, valid, names, out):
+    def collect(self, name, fields, message, names, out):
         """The struct and those inside it, which exist only where the field that holds them does."""
-        out.append(Struct(name, fields, valid, names))
+        out.append(Struct(name, fields, message, names))
         for field in fields:
-            if "fields" in field and both(versions(field.get("versions", field.get("taggedVersions"))), valid):
+            if "fields" in field and both(versions(field.get("versions", field.get("taggedVersions"))), out[0].valid):
                 inner = field["type"].removeprefix("[]")
-                self.collect(names.get(inner, inner), field["fields"], valid, names, out)
+                self.collect(names.get(inner, inner), field["fields"], message, names, out)
 
     def render(self):
         body = []
@@ -314,10 +314,7 @@ class Module:
         return size
 
     def render_struct(self, struct):
-        flexible = versions(self.messages[0]["flexibleVersions"])
-        if len(self.messages) == 2 and struct.name == self.messages[1]["name"]:
-            flexible = versions(self.messages[1]["flexibleVersions"])
-        valid = struct.valid
+        flexible, valid = struct.flexible, struct.valid
         used = both(self.span_of_use(struct), valid) or valid
         sizes = [
             self.minimum(struct, version, bool(flexible) and version >= flexible[0])
@@ -503,6 +500,8 @@ def generate():
         "//! A module holds a request, its response and their parts. Fields have Kafka's names, types and defaults; a field\n"
         "//! that a version does not have is left at its default, and refused by `encode` if it says something else and\n"
         "//! Kafka does not call it ignorable.\n\n"
+        "// What a version does not have stays as it was; a field may be read, tagged, or absent.\n"
+        "#![allow(clippy::field_reassign_with_default)]\n\n"
         f"{mods}\n{uses}\nuse super::api::apis;\n\napis! {{\n{apis}}}\n"
     )
     return {name: rustfmt(text) for name, text in files.items()}

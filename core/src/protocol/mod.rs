@@ -15,3 +15,6 @@ pub use codec::{Decoder, Encoder, Message, ProtocolError};
 pub use connection::{ClientConnection, ServerConnection, Versions};
 pub use error_code::ErrorCode;
 pub use messages::{Request, Response};
+
+#[cfg(test)]
+mod tests;

@@ -152,11 +152,12 @@ impl Encode for MemberMetadata {
         self.session_timeout.write(e, version);
         self.subscription.write(e, version);
         self.assignment.write(e, version);
+        e.write_no_tagged();
     }
 }
 
 impl Decode for MemberMetadata {
-    const MIN_SIZE: usize = 18;
+    const MIN_SIZE: usize = 15;
 
     fn read(d: &mut Decoder, version: i16) -> Self {
         let mut this = Self::default();
@@ -172,6 +173,7 @@ impl Decode for MemberMetadata {
         this.session_timeout = Decode::read(d, version);
         this.subscription = Decode::read(d, version);
         this.assignment = Decode::read(d, version);
+        d.skip_tagged();
         this
     }
 }

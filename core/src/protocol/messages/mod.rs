@@ -5,6 +5,9 @@
 //! that a version does not have is left at its default, and refused by `encode` if it says something else and
 //! Kafka does not call it ignorable.
 
+// What a version does not have stays as it was; a field may be read, tagged, or absent.
+#![allow(clippy::field_reassign_with_default)]
+
 pub mod add_offsets_to_txn;
 pub mod add_partitions_to_txn;
 pub mod alter_client_quotas;
