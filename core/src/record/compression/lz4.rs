@@ -118,7 +118,7 @@ impl NextBlock for Blocks<'_> {
 }
 
 /// The checksum of the frame format: XXH32 with seed 0.
-pub(super) fn xxh32(bytes: &[u8]) -> u32 {
+pub(crate) fn xxh32(bytes: &[u8]) -> u32 {
     const PRIMES: [u32; 5] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d, 0x27d4_eb2f, 0x1656_67b1];
     let round =
         |lane: u32, word: u32| lane.wrapping_add(word.wrapping_mul(PRIMES[1])).rotate_left(13).wrapping_mul(PRIMES[0]);

@@ -7,6 +7,9 @@
 mod lz4;
 mod snappy;
 
+#[cfg(test)]
+pub(super) use lz4::xxh32;
+
 use std::{
     fmt,
     io::{self, BufRead, BufReader, Read, Write},
