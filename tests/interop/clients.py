@@ -1,0 +1,150 @@
+"""The real clients: how each driver is started, and what its client can express."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servers import peers
+
+DRIVERS = Path(__file__).resolve().parent / "drivers"
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A real client behind its driver."""
+
+    name: str
+    driver: str
+    peer: str
+    #: Steps of the scenario that this client has no call for; another client does them for it.
+    lacks: frozenset[str] = frozenset()
+    #: Keys and values may be any bytes, and empty.
+    binary: bool = True
+    #: A header's value may be null.
+    null_headers: bool = True
+    #: The producer is told the partition and the timestamp.
+    places: bool = True
+    #: The producer is told the partition, but not the timestamp.
+    stamps: bool = True
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None."""
+        why: str | None = peers.missing(self.peer)
+        return why
+
+    def do(self, step: str, bootstrap: str, **request: Any) -> Any:
+        """Runs one step; what the driver said when it failed is in the error."""
+        program = [str(peers.python())] if self.peer == "python" else ["node"] if self.peer == "kafkajs" else [sys.executable]
+        environment = dict(os.environ, KAFKAJS_HOME=str(peers.kafkajs_home()), KAFKAJS_NO_PARTITIONER_WARNING="1")
+        environment.pop("PYTHONPATH", None)
+        run = subprocess.run(
+            [*program, str(DRIVERS / self.driver)],
+            input=json.dumps({"step": step, "bootstrap": bootstrap, **request}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=150,
+            env=environment,
+        )
+        if run.returncode != 0:
+            raise AssertionError(f"{self.name} could not {step}:\n{run.stderr.strip()[-3000:]}")
+        return json.loads(run.stdout.splitlines()[-1])
+
+
+CONFLUENT = Client("confluent", "confluent.py", "python")
+CLIENTS = [
+    CONFLUENT,
+    Client("kafka-python", "kafka_python.py", "python", null_headers=False),
+    Client("aiokafka", "aio.py", "python"),
+    Client("kafkajs", "kafkajs.mjs", "kafkajs", null_headers=False),
+    Client("java", "java_tools.py", "java", binary=False, places=False, stamps=False),
+    Client(
+        "kcat",
+        "kcat.py",
+        "kcat",
+        lacks=frozenset({"create", "delete_records", "delete"}),
+        binary=False,
+        null_headers=False,
+        stamps=False,
+    ),
+]
+
+
+def encode(data: bytes | None) -> str | None:
+    """Bytes as the drivers take them."""
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def sample(client: Client, count: int, partitions: int, seed: str) -> list[Record]:
+    """Records that look like the real thing and like its corners, as far as this client can say them."""
+    chance = random.Random(seed)
+    start = int(time.time() * 1000) - 3_600_000
+    records = []
+    for i in range(count):
+        key: bytes | None = f"{seed}-key-{i % 17}".encode()
+        value: bytes | None = json.dumps({"seed": seed, "n": i, "text": "snow, schnee, neige " * (i % 5)}).encode()
+        headers: list[tuple[str, bytes | None]] = []
+        if i % 5 == 1:
+            key = None
+        elif i % 5 == 2:
+            value = None
+        elif client.binary and i % 11 == 3:
+            key, value = b"", b""
+        elif client.binary and i % 11 == 5:
+            key, value = chance.randbytes(20), chance.randbytes(300)
+        if i % 50 == 43:
+            value = ("a long value, well compressed " * 600).encode()
+        if i % 3 == 0:
+            headers = [("trace", b"abc"), ("trace", b"def"), ("content-type", b"application/json")]
+            if client.binary:
+                headers.append(("bytes", bytes(range(256))))
+            if client.null_headers:
+                headers.append(("nothing", None))
+        records.append(
+            {
+                "partition": i % partitions,
+                "key": encode(key),
+                "value": encode(value),
+                "headers": [[name, encode(data)] for name, data in headers],
+                # Late ones, too: a producer's clock is not the log's order.
+                "timestamp": start + i * 1000 - (7_500 if i % 13 == 12 else 0),
+            }
+        )
+    return records
+
+
+def essence(client: Client, record: Record) -> str:
+    """What of a record must come back unchanged, given what the client could say."""
+    fields = ["key", "value", "headers"]
+    if client.places:
+        fields.append("partition")
+    if client.stamps:
+        fields.append("timestamp")
+    return json.dumps([record[field] for field in fields])
+
+
+def check_same(client: Client, sent: list[Record], received: list[Record]) -> None:
+    """Every record came once, unchanged, and in each partition in the order in which it was sent."""
+    missing = Counter(essence(client, record) for record in sent)
+    missing.subtract(essence(client, record) for record in received)
+    different = {text: count for text, count in missing.items() if count}
+    assert not different, f"{len(different)} records differ (1: lacks, -1: surplus), e.g. {list(different.items())[:3]}"
+    places = Counter((record["partition"], record["offset"]) for record in received)
+    assert max(places.values(), default=1) == 1, f"came twice: {[place for place, count in places.items() if count > 1][:3]}"
+    if client.places and client.stamps:
+        for partition in {record["partition"] for record in sent}:
+            in_order = sorted((r for r in received if r["partition"] == partition), key=lambda r: r["offset"])
+            wanted = [essence(client, r) for r in sent if r["partition"] == partition]
+            assert [essence(client, r) for r in in_order] == wanted, f"partition {partition} is not in the order of sending"
