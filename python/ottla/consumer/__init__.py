@@ -1,0 +1,5 @@
+"""Reading: `KafkaConsumer`."""
+
+from ottla.consumer.group import KafkaConsumer
+
+__all__ = ["KafkaConsumer"]

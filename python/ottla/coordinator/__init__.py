@@ -1,0 +1,1 @@
+"""What kafka-python keeps under `kafka.coordinator`: the assignors."""

@@ -1,0 +1,11 @@
+"""The sticky assignor."""
+
+from ottla.coordinator.assignors.abstract import AbstractPartitionAssignor
+
+__all__ = ["StickyPartitionAssignor"]
+
+
+class StickyPartitionAssignor(AbstractPartitionAssignor):
+    """Evenly, and each member keeps as many of its partitions as it can (KIP-54)."""
+
+    name = "sticky"

@@ -1,0 +1,5 @@
+"""Writing: `KafkaProducer`."""
+
+from ottla.producer.kafka import KafkaProducer
+
+__all__ = ["KafkaProducer"]
