@@ -1,8 +1,8 @@
 """The options of the three clients: kafka-python's names, defaults and refusals.
 
-Here is what kafka-python does with options before anything is opened, and which exception it raises. What an option means,
-its bounds and its unit are the core's to know (`core/src/client/config.rs`): `for_core` hands them over under Kafka's own
-names (`linger_ms` is `linger.ms`), only those that differ from the default.
+Here are kafka-python's names and defaults, and what is Python's own (serializers, partitioners, names of kafka-python 2).
+What an option means, its bounds, and which options contradict each other is the core's to know
+(`core/src/client/config.rs`): `for_core` hands over those that were given.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ottla.coordinator.assignors.abstract import AbstractPartitionAssignor
 from ottla.coordinator.assignors.range import RangePartitionAssignor
 from ottla.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from ottla.errors import IllegalArgumentError, KafkaConfigurationError
+from ottla.errors import IllegalArgumentError, KafkaConfigurationError, UnsupportedError
 from ottla.partitioner import DefaultPartitioner, StickyPartitioner
 from ottla.serializer import Deserializer, DeserializeWrapper, Serializer, SerializeWrapper
 from ottla.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["ADMIN", "CONSUMER", "PRODUCER", "admin", "consumer", "for_core", "producer"]
 
@@ -145,6 +145,7 @@ _HERE = frozenset(
         "api_version",
         "consumer_timeout_ms",
         "default_offset_commit_callback",
+        "enable_incremental_fetch_sessions",
         "kafka_client",
         "key_deserializer",
         "key_serializer",
@@ -162,9 +163,6 @@ _HERE = frozenset(
     }
 )
 """Options that the core never sees: they are Python's, or have nothing to do here."""
-
-_CODECS = (None, "none", "gzip", "snappy", "lz4", "zstd")
-
 
 def _merge(defaults: Options, given: Mapping[str, Any], more: frozenset[str], error: type[Exception]) -> Options:
     """Return the defaults overlaid with what was given, or raise `error` for a name that nobody knows."""
@@ -192,38 +190,20 @@ def producer(given: Mapping[str, Any]) -> Options:
 
     Raises:
         ValueError: An option is unknown, or the codec is.
-        KafkaConfigurationError: Options contradict each other.
+        KafkaConfigurationError: A transaction without idempotence.
     """
     config = _merge(PRODUCER, given, frozenset({"buffer_memory"}), ValueError)
     for name in ("key_serializer", "value_serializer"):
         serializer = config[name]
         if serializer is not None and not isinstance(serializer, Serializer):
-            warnings.warn(f"{name} is not an ottla.serializer.Serializer", DeprecationWarning, stacklevel=4)
+            warnings.warn(f"{name} is not an ottla.serializer.Serializer", DeprecationWarning, stacklevel=3)
             config[name] = SerializeWrapper(serializer)
     if config["acks"] == "all":
         config["acks"] = -1
-    if config["compression_type"] not in _CODECS:
+    if config["compression_type"] not in (None, "none", "gzip", "snappy", "lz4", "zstd"):
         raise ValueError(f"not supported codec: {config['compression_type']}")
-    strict = "enable_idempotence" in given
-    if config["transactional_id"]:
-        if strict and not config["enable_idempotence"]:
-            raise KafkaConfigurationError("transactional_id needs enable_idempotence")
-        config["enable_idempotence"] = strict = True
-    if config["enable_idempotence"]:
-        in_flight = "max_in_flight_requests_per_connection"
-        conflicts: Options = {}
-        if "acks" in given and config["acks"] != -1:
-            conflicts["acks"] = config["acks"]
-        if "retries" in given and config["retries"] == 0:
-            conflicts["retries"] = 0
-        if in_flight in given and config[in_flight] > 5:  # noqa: PLR2004 (Kafka's own limit)
-            conflicts[in_flight] = config[in_flight]
-        if conflicts:
-            named = ", ".join(f"{name}={value!r}" for name, value in conflicts.items())
-            if strict:
-                raise KafkaConfigurationError(f"enable_idempotence=True does not go with {named}")
-            log.warning("idempotence is off because of %s", named)
-            config["enable_idempotence"] = False
+    if config["transactional_id"] and not config["enable_idempotence"]:
+        raise KafkaConfigurationError("transactional_id needs enable_idempotence")
     return config
 
 
@@ -240,20 +220,12 @@ def consumer(given: Mapping[str, Any]) -> Options:
     for name in ("key_deserializer", "value_deserializer"):
         deserializer = config[name]
         if deserializer is not None and not isinstance(deserializer, Deserializer):
-            warnings.warn(f"{name} is not an ottla.serializer.Deserializer", DeprecationWarning, stacklevel=4)
+            warnings.warn(f"{name} is not an ottla.serializer.Deserializer", DeprecationWarning, stacklevel=3)
             config[name] = DeserializeWrapper(deserializer)
     reset = {"smallest": "earliest", "largest": "latest"}.get(config["auto_offset_reset"])
     if reset is not None:
         log.warning("auto_offset_reset=%s is deprecated; it is %s now", config["auto_offset_reset"], reset)
         config["auto_offset_reset"] = reset
-    wait, request, idle = (
-        config[name] for name in ("fetch_max_wait_ms", "request_timeout_ms", "connections_max_idle_ms")
-    )
-    if not wait < request < idle:
-        raise KafkaConfigurationError(
-            "fetch_max_wait_ms must be less than request_timeout_ms, and that less than connections_max_idle_ms"
-            f" fetch_max_wait_ms={wait} request_timeout_ms={request} connections_max_idle_ms={idle}"
-        )
     instance = config["group_instance_id"]
     if instance is not None:
         if config["group_id"] is None:
@@ -261,17 +233,6 @@ def consumer(given: Mapping[str, Any]) -> Options:
         if not isinstance(instance, str) or instance in (".", "..") or not _INSTANCE_ID.fullmatch(instance):
             raise KafkaConfigurationError(
                 f"group_instance_id is 1 to 249 letters, digits, '.', '_' and '-', and not '.' or '..': {instance!r}"
-            )
-    if str(config["isolation_level"]) not in ("read_uncommitted", "read_committed"):
-        raise KafkaConfigurationError(
-            f"isolation_level is read_uncommitted or read_committed: {config['isolation_level']!r}"
-        )
-    if config["group_id"] is not None:
-        session, beat = config["session_timeout_ms"], config["heartbeat_interval_ms"]
-        if beat >= session:
-            raise KafkaConfigurationError(
-                "heartbeat_interval_ms must be less than session_timeout_ms"
-                f" heartbeat_interval_ms={beat} session_timeout_ms={session}"
             )
     return config
 
@@ -307,31 +268,29 @@ def _servers(servers: Any) -> str:
     return ",".join(addresses)
 
 
-_TO_CORE: dict[str, Callable[[Any], Any]] = {
-    "bootstrap_servers": _servers,
-    "partition_assignment_strategy": lambda strategies: [_assignor(strategy) for strategy in strategies],
-    "compression_type": lambda codec: codec or "none",
-}
-
-_RENAMED = {"check_crcs": "check.crcs", "receive_message_max_bytes": "receive.message.max.bytes"}
+_UNSUPPORTED = ("ssl_", "sasl_", "proxy_url", "socks5_proxy")
+"""Options of connections that this version does not make; `security_protocol` itself is the core's to refuse."""
 
 
-def _value(value: Any) -> Any:
-    """Return a number that stands for "without end" as the greatest there is."""
-    if isinstance(value, float):
-        return 2**31 - 1 if math.isinf(value) else int(value)
-    return value
+def for_core(config: Options, given: Mapping[str, Any], defaults: Options) -> dict[str, Any]:
+    """Return the options that the core decides about, as they were given.
 
-
-def for_core(config: Options, defaults: Options) -> dict[str, Any]:
-    """Return the options that the core decides about, under Kafka's names: those that are not the default."""
-    options: dict[str, Any] = {"bootstrap.servers": _servers(config["bootstrap_servers"])}
-    for name, value in config.items():
-        if name in _HERE or name == "bootstrap_servers" or (name in defaults and defaults[name] == value):
+    Raises:
+        UnsupportedError: An option of TLS, SASL or a proxy is set.
+    """
+    options: dict[str, Any] = {"bootstrap_servers": _servers(config["bootstrap_servers"])}
+    for name in given:
+        target = _LATER.get(name, name)
+        if target in _HERE or target == "bootstrap_servers" or target not in config:
             continue
-        if value is None:
+        value = config[target]
+        if target.startswith(_UNSUPPORTED):
+            if value is not None and value != defaults[target]:
+                raise UnsupportedError(f"this version connects without TLS, SASL and proxies: leave {target} out")
             continue
-        options[_RENAMED.get(name, name.replace("_", "."))] = _TO_CORE.get(name, _value)(value)
+        if target == "partition_assignment_strategy":
+            value = [_assignor(strategy) for strategy in value]
+        options[target] = value
     return options
 
 

@@ -1124,7 +1124,7 @@ class DeniedError(OttlaError, PermissionError):
     kind = "denied"
 
 
-class InvalidError(OttlaError, ValueError):
+class InvalidError(OttlaError, KafkaConfigurationError, IllegalArgumentError, ValueError):
     """The call, option or argument is wrong: correct it."""
 
     kind = "invalid"
