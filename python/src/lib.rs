@@ -1,7 +1,41 @@
 //! The extension `ottla._ottla`: translates Python's values, errors and ways of waiting, and decides nothing.
+//!
+//! `ottla/_ottla.pyi` describes what it offers; the package's Python code is its only caller.
+
+// The attribute macros of pyo3 make unsafe functions; those written here are in `values.rs` alone.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod blocking;
+mod errors;
+mod future;
+mod logging;
 
 use pyo3::prelude::*;
 
 /// The extension; `ottla/_ottla.pyi` describes it.
 #[pymodule]
-mod _ottla {}
+mod _ottla {
+    use pyo3::prelude::*;
+    use pyo3::types::PyList;
+
+    #[pymodule_export]
+    use crate::future::Future;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        crate::blocking::init(module)?;
+        crate::logging::init(module)
+    }
+
+    /// Every code that a broker answers with: code, name, meaning, whether it is retriable, whether metadata is stale.
+    #[pyfunction]
+    fn error_codes(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+        PyList::new(
+            py,
+            ottla::protocol::ErrorCode::ALL
+                .iter()
+                .map(|code| (code.0, code.name(), code.message(), code.is_retriable(), code.is_invalid_metadata())),
+        )
+    }
+}

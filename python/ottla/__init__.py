@@ -1,0 +1,41 @@
+"""Ottla: a Kafka client, an embedded broker, local replicas and backups, in one package.
+
+The client has kafka-python's names, signatures and behaviour:
+
+    from ottla import KafkaConsumer, KafkaProducer
+
+`install_as_kafka()` makes `import kafka` mean this package; `ottla run script.py` does so for a script, and starts an
+embedded broker for it when nothing listens on its bootstrap address. `Broker` is that broker for programs and tests.
+"""
+
+from ottla._alias import install_as_kafka
+from ottla.admin import KafkaAdminClient
+from ottla.broker import Broker
+from ottla.consumer import KafkaConsumer
+from ottla.consumer.subscription_state import AsyncConsumerRebalanceListener, ConsumerRebalanceListener
+from ottla.producer import KafkaProducer
+from ottla.protocol.consumer import IsolationLevel, OffsetSpec
+from ottla.serializer import DefaultSerializer, Deserializer, JsonSerializer, Serializer
+from ottla.structs import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition, TopicPartitionReplica
+from ottla.version import __version__
+
+__all__ = [
+    "AsyncConsumerRebalanceListener",
+    "Broker",
+    "ConsumerGroupMetadata",
+    "ConsumerRebalanceListener",
+    "DefaultSerializer",
+    "Deserializer",
+    "IsolationLevel",
+    "JsonSerializer",
+    "KafkaAdminClient",
+    "KafkaConsumer",
+    "KafkaProducer",
+    "OffsetAndMetadata",
+    "OffsetSpec",
+    "Serializer",
+    "TopicPartition",
+    "TopicPartitionReplica",
+    "__version__",
+    "install_as_kafka",
+]

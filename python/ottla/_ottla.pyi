@@ -1,0 +1,236 @@
+"""The extension: everything that Rust does for this package. Only the package itself uses what begins with `_`.
+
+The border is laid out for speed. `Producer.send` and `Consumer.__next__` are Rust from end to end: a record goes straight
+into the accumulator, and a whole poll crosses as one object whose records are made when they are asked for.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from ottla.consumer.fetcher import ConsumerRecord
+from ottla.producer.future import RecordMetadata
+from ottla.structs import TopicPartition
+
+__version__: str
+
+BEGINNING: int
+"""As a time: the first record."""
+END: int
+"""As a time: after the last record."""
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; `argv[0]` is the program's name. Returns the exit code."""
+
+def error_codes() -> list[tuple[int, str, str, bool, bool]]:
+    """Every code that a broker answers with: code, name, meaning, whether it is retriable, whether metadata is stale."""
+
+def murmur2(data: bytes) -> int:
+    """Return Kafka's hash of a key, from 0 to 2^32 - 1."""
+
+def _drain_logs() -> bool:
+    """Wait for the core's log records and hand them to `logging`; False when there will be no more."""
+
+def _stop_logs() -> None:
+    """End `_drain_logs`, after what it has."""
+
+class Future:
+    """A result that is not there yet, with callbacks.
+
+    Callbacks run on the thread that completes the future, or at once if it is complete. What they raise is logged.
+    """
+
+    error_on_callbacks: ClassVar[bool]
+    """Whether what a callback raises is raised again after it was logged."""
+
+    def __new__(cls) -> Self: ...
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended."""
+    @property
+    def value(self) -> Any:
+        """The value, or None."""
+    @property
+    def exception(self) -> BaseException | None:
+        """The exception, or None."""
+    def succeeded(self) -> bool:
+        """Return whether it has ended with a value."""
+    def failed(self) -> bool:
+        """Return whether it has ended with an exception."""
+    def retriable(self) -> bool:
+        """Return whether it has failed in a way that may succeed later."""
+    def success(self, value: Any) -> Self:
+        """End it with a value."""
+    def failure(self, e: BaseException | type[BaseException]) -> Self:
+        """End it with an exception, or a class of them."""
+    def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Have `f(*args, value, **kwargs)` called when it ends with a value; at once if it has."""
+    def add_errback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Have `f(*args, exception, **kwargs)` called when it ends with an exception; at once if it has."""
+    def add_both(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Have `f` called with the value or the exception, whichever comes."""
+    def chain(self, future: Future) -> Self:
+        """Have another future end as this one does."""
+    def __await__(self) -> Generator[Any, None, Any]: ...
+
+class FutureRecordMetadata(Future):
+    """What becomes of a record that was sent. Callbacks run on a thread of the producer's."""
+
+    def get(self, timeout: float | None = None) -> RecordMetadata:
+        """Wait for the record to be acknowledged and return where it went.
+
+        Args:
+            timeout: Seconds; None waits as long as the producer tries (`delivery_timeout_ms`).
+
+        Raises:
+            KafkaTimeoutError: It was not known in time. The record may still arrive.
+            KafkaError: The record was given up, for the reason that the class tells.
+        """
+
+class Producer:
+    """What `KafkaProducer` does in Rust."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _open(
+        self,
+        options: Mapping[str, Any],
+        key_serializer: Any,
+        value_serializer: Any,
+        choose: Callable[[str, Any, bytes | None, Any, bytes | None], int] | None,
+    ) -> None: ...
+    def send(
+        self,
+        topic: str,
+        value: Any = None,
+        key: Any = None,
+        headers: list[tuple[str, bytes]] | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> FutureRecordMetadata:
+        """Put a record into the batch under construction and return at once.
+
+        Waits only for a topic's metadata at its first record, and for room while the buffer is full; `max_block_ms` at most.
+
+        Args:
+            topic: Where to.
+            value: Bytes, or what the value serializer takes. None is a null, which needs a key: a deletion in a compacted
+                topic.
+            key: Bytes, or what the key serializer takes. Equal keys go to the same partition.
+            headers: Names and values, in order.
+            partition: The partition, if it is not to be chosen.
+            timestamp_ms: Milliseconds since 1970; now if left out.
+
+        Raises:
+            TypeError: A value, key or header is not bytes.
+            ValueError: Neither value nor key, a bad topic name, or an unknown partition.
+            MessageSizeTooLargeError: The record is larger than `max_request_size`.
+            KafkaTimeoutError: `max_block_ms` passed.
+            IllegalStateError: The producer is closed.
+        """
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything that was sent before is acknowledged or has failed.
+
+        Args:
+            timeout: Seconds; None waits for all.
+
+        Raises:
+            KafkaTimeoutError: It took longer.
+        """
+    def partitions_for(self, topic: str) -> set[int]:
+        """Return the topic's partitions.
+
+        Raises:
+            KafkaTimeoutError: They were not known within `max_block_ms`.
+        """
+    def bootstrap_connected(self) -> bool:
+        """Return whether a broker has answered."""
+    def _partitions(self, topic: str) -> tuple[set[int], set[int]]: ...
+    def _close(self, timeout: float | None) -> None: ...
+    def _numbers(self) -> dict[str, dict[str, float]]: ...
+
+class Consumer:
+    """What `KafkaConsumer` does in Rust."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _open(
+        self,
+        options: Mapping[str, Any],
+        topics: Sequence[str],
+        key_deserializer: Any,
+        value_deserializer: Any,
+        consumer_timeout_ms: float | None,
+    ) -> None: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> ConsumerRecord: ...
+    def poll(
+        self, timeout_ms: float = 0, max_records: int | None = None, update_offsets: bool = True
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Return records that are there, or wait for some.
+
+        Args:
+            timeout_ms: How long to wait for the first; the call returns as soon as there are any.
+            max_records: How many at most; `max_poll_records` if left out.
+            update_offsets: Whether the positions move beyond what is returned.
+
+        Raises:
+            ValueError: A negative time, or less than one record.
+            IllegalStateError: The consumer is closed.
+        """
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[ConsumerRecord]:
+        """Return up to so many records as one list, waiting until there are as many or the time is over.
+
+        Args:
+            num_messages: How many at most.
+            timeout: Seconds; -1 waits for all of them.
+        """
+    def subscription(self) -> set[str] | None:
+        """Return the topics that were subscribed to, or None."""
+    def unsubscribe(self) -> None:
+        """Read nothing any more, and leave the group."""
+    def assignment(self) -> set[TopicPartition]:
+        """Return the partitions that this consumer reads."""
+    def paused(self) -> set[TopicPartition]:
+        """Return the partitions that are paused."""
+    def topics(self) -> set[str]:
+        """Return the names of all topics that this user may see."""
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        """Return the topic's partitions; none if it is not there."""
+    def bootstrap(self, timeout_ms: float | None = None, refresh: bool = False) -> None:
+        """Find a broker that answers; the constructor did so, `refresh` does it again."""
+    def bootstrap_connected(self) -> bool:
+        """Return whether a broker has answered."""
+    def _subscribe(self, topics: Sequence[str], pattern: str | None, listener: Any) -> None: ...
+    def _assign(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def _seek(self, partition: TopicPartition, offset: int) -> None: ...
+    def _seek_to(self, time: int, partitions: Sequence[TopicPartition]) -> None: ...
+    def _pause(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def _resume(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def _position(self, partition: TopicPartition, timeout_ms: float | None) -> int | None: ...
+    def _highwater(self, partition: TopicPartition) -> int | None: ...
+    def _commit(
+        self, offsets: Sequence[tuple[TopicPartition, int, str, int]] | None, timeout_ms: float | None
+    ) -> None: ...
+    def _commit_async(
+        self, offsets: Sequence[tuple[TopicPartition, int, str, int]] | None, callback: Callable[..., Any]
+    ) -> Future: ...
+    def _committed(self, partition: TopicPartition, timeout_ms: float | None) -> tuple[int, str, int] | None: ...
+    def _list_offsets(
+        self, times: Sequence[tuple[TopicPartition, int]], timeout_ms: float | None
+    ) -> dict[TopicPartition, tuple[int, int, int]]: ...
+    def _group_metadata(self) -> tuple[str | None, int, str, str | None, str]: ...
+    def _watch_idle(self, notice_after: float, notice: Callable[[], None], exit_after: float | None) -> None: ...
+    def _close(self, autocommit: bool, timeout_ms: float) -> None: ...
+    def _numbers(self) -> dict[str, dict[str, float]]: ...
+
+class Broker:
+    """What `ottla.Broker` does in Rust."""
+
+    def __new__(cls, data: str | None, listen: str | None, options: Mapping[str, str]) -> Self: ...
+    @property
+    def bootstrap_servers(self) -> str:
+        """What to give to a client as its `bootstrap_servers`: `HOST:PORT`, or `memory:NAME` without a port."""
+    @property
+    def data(self) -> str | None:
+        """The directory, or None for a broker in memory."""
+    def close(self) -> None:
+        """Close the connections, write what is left, and give back the port and the directory. Twice does no harm."""
