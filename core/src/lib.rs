@@ -1,10 +1,12 @@
 //! Kafka you can hold: a Kafka client, an embedded broker, local replicas and backups, in one library.
 
+pub mod backup;
 pub mod error;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod protocol;
 pub mod record;
+pub mod replication;
 pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};

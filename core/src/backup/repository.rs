@@ -1,0 +1,492 @@
+//! A repository: immutable objects and manifests in an object store, and the snapshots that name them.
+//!
+//! ```text
+//! ottla-repository                 that this is a repository, its id, its format
+//! objects/9f/9f1c…                 record batches of a partition; the name is the hash of the bytes
+//! manifests/03/03aa…               topics, topic, partition, page and groups manifests; likewise
+//! snapshots/001764142500000-5be1…  snapshot manifests; time in milliseconds, then the hash
+//! pending/77d0…                    what backups have put and no snapshot names yet
+//! ```
+//!
+//! Nothing is ever changed: objects are put once and deleted by `prune` alone. A snapshot is committed by one put, after
+//! everything below it is there; until then there is no snapshot, and whatever was put is found through `pending/` by the
+//! next backup, or because putting the same bytes again finds the same name present.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::TryStreamExt;
+use uuid::Uuid;
+
+use super::manifest::{
+    Digest, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PendingManifest, Reference,
+    RepositoryManifest, SnapshotManifest, clipped,
+};
+use super::objects::{ObjectStore, Put};
+use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// Where the repository's own manifest is.
+pub(super) const REPOSITORY: &str = "ottla-repository";
+pub(super) const OBJECTS: &str = "objects/";
+pub(super) const MANIFESTS: &str = "manifests/";
+pub(super) const SNAPSHOTS: &str = "snapshots/";
+pub(super) const PENDING: &str = "pending/";
+
+/// How much more than a manifest a file called `ottla-repository` is read for; it is a few hundred bytes.
+const MAX_REPOSITORY_BYTES: u64 = 64 << 10;
+
+/// What can be wrong with a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// Nothing there says that it is a repository.
+    #[error("no repository there, the first backup makes one repository={repository}")]
+    NoRepository {
+        /// Where it was looked for.
+        repository: String,
+    },
+    /// A repository is there already.
+    #[error("a repository is there already repository={repository}")]
+    RepositoryExists {
+        /// Where.
+        repository: String,
+    },
+    /// There are objects, but they are not a repository's.
+    #[error("not empty and not a repository, choose another place repository={repository} found={found}")]
+    NotEmpty {
+        /// Where.
+        repository: String,
+        /// One of the objects.
+        found: String,
+    },
+    /// No snapshot has the name that was asked for.
+    #[error("no such snapshot repository={repository} snapshot={snapshot}")]
+    NoSnapshot {
+        /// Where.
+        repository: String,
+        /// What was asked for.
+        snapshot: String,
+    },
+    /// Several snapshots' names begin with what was asked for.
+    #[error("more than one snapshot begins so, give more digits snapshot={snapshot} matches={matches}")]
+    AmbiguousSnapshot {
+        /// What was asked for.
+        snapshot: String,
+        /// How many there are.
+        matches: usize,
+    },
+    /// An object or manifest that should be there is not.
+    #[error("object is missing from the repository {place}path={path}")]
+    Missing {
+        /// What it holds.
+        place: Place,
+        /// Where it should be.
+        path: String,
+    },
+    /// The bytes of an object or manifest are not those that were put.
+    #[error("object is damaged: {reason} {place}path={path}")]
+    Damaged {
+        /// What it holds.
+        place: Place,
+        /// Where it is.
+        path: String,
+        /// How that is known.
+        reason: String,
+    },
+    /// A manifest's bytes are as they were put, but cannot be read.
+    #[error("manifest {source} {place}path={path}")]
+    Manifest {
+        /// What it is about.
+        place: Place,
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+}
+
+impl RepositoryError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoRepository { .. } | Self::NoSnapshot { .. } | Self::Missing { .. } => ErrorKind::NotFound,
+            Self::RepositoryExists { .. } => ErrorKind::AlreadyExists,
+            Self::NotEmpty { .. } | Self::AmbiguousSnapshot { .. } => ErrorKind::Invalid,
+            Self::Manifest { source: ManifestError::Format { .. }, .. } => ErrorKind::Unsupported,
+            Self::Damaged { .. } | Self::Manifest { .. } => ErrorKind::Corrupt,
+        }
+    }
+}
+
+impl From<RepositoryError> for Error {
+    fn from(error: RepositoryError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+/// What an object or manifest is part of, as far as that is known where it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The snapshot.
+    pub snapshot: Option<Digest>,
+    /// The topic.
+    pub topic: Option<String>,
+    /// The partition.
+    pub partition: Option<i32>,
+    /// The offsets.
+    pub offsets: Option<Range<i64>>,
+}
+
+impl Place {
+    /// Somewhere in `snapshot`.
+    pub fn snapshot(snapshot: Digest) -> Self {
+        Self { snapshot: Some(snapshot), ..Self::default() }
+    }
+
+    /// Somewhere in `topic`.
+    pub fn topic(topic: &str) -> Self {
+        Self { topic: Some(topic.to_owned()), ..Self::default() }
+    }
+
+    /// `offsets` of a partition.
+    pub fn partition(topic: &str, partition: i32, offsets: Range<i64>) -> Self {
+        Self { partition: Some(partition), offsets: Some(offsets), ..Self::topic(topic) }
+    }
+}
+
+/// The facts that are known, each with a space after it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fact = |name: &str, value: &dyn fmt::Display| write!(f, "{name}={value} ");
+        if let Some(snapshot) = &self.snapshot {
+            fact("snapshot", snapshot)?;
+        }
+        match (&self.topic, self.partition) {
+            (Some(topic), Some(partition)) => fact("partition", &format_args!("{topic}-{partition}"))?,
+            (Some(topic), None) => fact("topic", topic)?,
+            (None, _) => {}
+        }
+        if let Some(offsets) = &self.offsets {
+            fact("offsets", &format_args!("{}..{}", offsets.start, offsets.end))?;
+        }
+        Ok(())
+    }
+}
+
+/// A snapshot's name: when it was taken, and the hash of its manifest. Ordered by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId {
+    /// When its ends were noted, as its name says.
+    pub time: Timestamp,
+    /// The hash of its manifest. A person gives the first digits of it.
+    pub name: Digest,
+}
+
+impl SnapshotId {
+    fn path(&self) -> String {
+        format!("{SNAPSHOTS}{:015}-{}", self.time, self.name)
+    }
+
+    fn from_path(path: &str) -> Option<Self> {
+        let (time, name) = path.strip_prefix(SNAPSHOTS)?.split_once('-')?;
+        let id = Self { time: time.parse().ok().filter(|time| *time >= 0)?, name: Digest::from_hex(name)? };
+        (id.path() == path).then_some(id)
+    }
+
+    /// The first digits of its name: what is shown, and enough to name it.
+    pub fn short(&self) -> String {
+        self.name.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.name, f)
+    }
+}
+
+/// A snapshot's name and manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it says.
+    pub manifest: SnapshotManifest,
+}
+
+/// A repository that is open. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    manifest: RepositoryManifest,
+}
+
+impl Repository {
+    /// Makes a repository in an empty `store`, with `id` for good.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one; `Invalid` if something else is there; the store's own.
+    pub async fn create(store: Arc<dyn ObjectStore>, id: Uuid, now: Timestamp) -> Result<Self> {
+        let exists = || RepositoryError::RepositoryExists { repository: store.place() };
+        if store.size(REPOSITORY).await?.is_some() {
+            return Err(exists().into());
+        }
+        if let Some(object) = store.list("").try_next().await? {
+            return Err(RepositoryError::NotEmpty { repository: store.place(), found: object.path }.into());
+        }
+        let manifest = RepositoryManifest {
+            format: FORMAT,
+            kind: Kind::Repository,
+            id,
+            created: now,
+            hash: "blake3".to_owned(),
+            encryption: "none".to_owned(),
+        };
+        let encoded = manifest.encode();
+        let checksum = Digest::of([encoded.as_slice()]);
+        let parts = vec![Bytes::from(encoded), Bytes::copy_from_slice(&checksum.0)];
+        match store.put_if_absent(REPOSITORY, parts).await? {
+            Put::Created => Ok(Self { store, manifest }),
+            Put::Present => Err(exists().into()),
+        }
+    }
+
+    /// Opens the repository in `store`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `Unsupported` if a newer version wrote it; `Corrupt` if its manifest is damaged; the
+    /// store's own.
+    pub async fn open(store: Arc<dyn ObjectStore>) -> Result<Self> {
+        let bytes = match store.get(REPOSITORY, 0..MAX_REPOSITORY_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(RepositoryError::NoRepository { repository: store.place() }.into());
+            }
+            other => other?,
+        };
+        let damaged = |reason: &str| RepositoryError::Damaged {
+            place: Place::default(),
+            path: REPOSITORY.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (encoded, checksum) = bytes.split_last_chunk::<32>().ok_or_else(|| damaged("is too short"))?;
+        if Digest::of([encoded]).0 != *checksum {
+            return Err(damaged("checksum differs").into());
+        }
+        let manifest = RepositoryManifest::decode(encoded).map_err(|source| RepositoryError::Manifest {
+            place: Place::default(),
+            path: REPOSITORY.to_owned(),
+            source,
+        })?;
+        Ok(Self { store, manifest })
+    }
+
+    /// Opens the repository in `store`, or makes one, with `id`, if there is nothing.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and [`create`](Self::create) but that it is there already or not there.
+    pub async fn open_or_create(store: Arc<dyn ObjectStore>, id: Uuid, now: Timestamp) -> Result<Self> {
+        match Self::open(store.clone()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => return other,
+        }
+        match Self::create(store.clone(), id, now).await {
+            // Somebody else was faster.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::open(store).await,
+            other => other,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        self.manifest.id
+    }
+
+    /// What it says of itself.
+    pub fn manifest(&self) -> &RepositoryManifest {
+        &self.manifest
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    /// The snapshots' names, oldest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
+        let mut ids: Vec<SnapshotId> = self
+            .store
+            .list(SNAPSHOTS)
+            .try_filter_map(|object| async move { Ok(SnapshotId::from_path(&object.path)) })
+            .try_collect()
+            .await?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The snapshots, oldest first. Reads a small manifest for each.
+    ///
+    /// # Errors
+    /// `Corrupt` if one is damaged; the store's.
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let mut snapshots = Vec::new();
+        for id in self.snapshot_ids().await? {
+            snapshots.push(self.snapshot(id).await?);
+        }
+        Ok(snapshots)
+    }
+
+    /// Reads the snapshot `id`.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there; `Corrupt` if it is damaged; the store's.
+    pub async fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
+        let path = id.path();
+        let place = Place::snapshot(id.name);
+        let bytes = self.fetch(&path, 0..MAX_MANIFEST_BYTES, &place).await?;
+        let manifest: SnapshotManifest = self.verified(&path, &bytes, id.name, &place)?;
+        if manifest.time != id.time {
+            let reason = format!("time differs from its name's time={}", manifest.time);
+            return Err(RepositoryError::Damaged { place, path, reason }.into());
+        }
+        Ok(Snapshot { id, manifest })
+    }
+
+    /// The snapshot that `name` stands for: `latest`, or the first digits of one's name.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `Invalid` if several begin so; those of [`snapshot`](Self::snapshot).
+    pub async fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+        let ids = self.snapshot_ids().await?;
+        let matching: Vec<SnapshotId> = match name {
+            "latest" => ids.last().copied().into_iter().collect(),
+            "" => Vec::new(),
+            prefix => ids.into_iter().filter(|id| id.name.to_string().starts_with(prefix)).collect(),
+        };
+        match matching[..] {
+            [id] => self.snapshot(id).await,
+            [] => Err(RepositoryError::NoSnapshot { repository: self.place(), snapshot: clipped(name) }.into()),
+            _ => {
+                let matches = matching.len();
+                Err(RepositoryError::AmbiguousSnapshot { snapshot: clipped(name), matches }.into())
+            }
+        }
+    }
+
+    /// Commits a snapshot: one put, after which it is there. Everything it names must be.
+    pub(super) async fn commit(&self, manifest: SnapshotManifest) -> Result<Snapshot> {
+        let encoded = Bytes::from(manifest.encode());
+        let id = SnapshotId { time: manifest.time, name: Digest::of([&encoded[..]]) };
+        self.store.put_if_absent(&id.path(), vec![encoded]).await?;
+        Ok(Snapshot { id, manifest })
+    }
+
+    /// Puts the body of an object, named by its hash; finding it present is as good.
+    pub(super) async fn put_object(&self, parts: Vec<Bytes>) -> Result<Digest> {
+        let name = Digest::of(parts.iter().map(|part| &part[..]));
+        self.store.put_if_absent(&object_path(&name), parts).await?;
+        Ok(name)
+    }
+
+    /// Puts a manifest that is not a snapshot.
+    pub(super) async fn put_manifest<M: Manifest>(&self, manifest: &M) -> Result<Reference> {
+        let encoded = Bytes::from(manifest.encode());
+        let reference = Reference { name: Digest::of([&encoded[..]]), bytes: encoded.len() as u64 };
+        self.store.put_if_absent(&manifest_path(&reference.name), vec![encoded]).await?;
+        Ok(reference)
+    }
+
+    /// Reads a manifest that is not a snapshot. `place` says what it is about, for the error.
+    pub(super) async fn get_manifest<M: Manifest>(&self, reference: Reference, place: &Place) -> Result<M> {
+        let path = manifest_path(&reference.name);
+        if reference.bytes > MAX_MANIFEST_BYTES {
+            let reason = format!("is too large to be a manifest bytes={}", reference.bytes);
+            return Err(RepositoryError::Damaged { place: place.clone(), path, reason }.into());
+        }
+        let bytes = self.fetch(&path, 0..reference.bytes + 1, place).await?;
+        self.verified(&path, &bytes, reference.name, place)
+    }
+
+    /// Reads the body of `object`, whole: record batches, as many bytes as it says, under the hash that it says.
+    pub(super) async fn get_object(&self, object: &Object, place: &Place) -> Result<Bytes> {
+        let path = object_path(&object.name);
+        // One byte more, so that a longer object is not taken for its beginning.
+        let bytes = self.fetch(&path, 0..object.stored_bytes + 1, place).await?;
+        let damaged = |reason| RepositoryError::Damaged { place: place.clone(), path: path.clone(), reason };
+        if bytes.len() as u64 != object.stored_bytes {
+            return Err(damaged(format!("size differs expected={}", object.stored_bytes)).into());
+        }
+        if Digest::of([&bytes[..]]) != object.name {
+            return Err(damaged("checksum differs".to_owned()).into());
+        }
+        Ok(bytes)
+    }
+
+    /// Whether `object` is there with the size it should have. Reads nothing of it.
+    pub(super) async fn has_object(&self, object: &Object) -> Result<bool> {
+        Ok(self.store.size(&object_path(&object.name)).await? == Some(object.stored_bytes))
+    }
+
+    /// Puts a page of objects that no snapshot names yet; its path.
+    pub(super) async fn put_pending(&self, manifest: &PendingManifest) -> Result<String> {
+        let encoded = Bytes::from(manifest.encode());
+        let path = format!("{PENDING}{}", Digest::of([&encoded[..]]));
+        self.store.put_if_absent(&path, vec![encoded]).await?;
+        Ok(path)
+    }
+
+    /// The pages that were put and not removed. One that is damaged is left out: what it names is read again.
+    pub(super) async fn pending(&self) -> Result<Vec<(String, PendingManifest)>> {
+        let mut paths: Vec<String> = self.store.list(PENDING).map_ok(|object| object.path).try_collect().await?;
+        paths.sort_unstable();
+        let mut pages = Vec::new();
+        for path in paths {
+            let Some(name) = path.strip_prefix(PENDING).and_then(Digest::from_hex) else { continue };
+            let bytes = match self.store.get(&path, 0..MAX_MANIFEST_BYTES).await {
+                // Another backup has committed meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            match self.verified(&path, &bytes, name, &Place::default()) {
+                Ok(page) => pages.push((path, page)),
+                Err(error) => log::warn!("leaving a pending page out: {error}"),
+            }
+        }
+        Ok(pages)
+    }
+
+    async fn fetch(&self, path: &str, range: Range<u64>, place: &Place) -> Result<Bytes> {
+        match self.store.get(path, range).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(RepositoryError::Missing { place: place.clone(), path: path.to_owned() }.into())
+            }
+            other => other,
+        }
+    }
+
+    fn verified<M: Manifest>(&self, path: &str, bytes: &[u8], name: Digest, place: &Place) -> Result<M> {
+        if Digest::of([bytes]) != name {
+            let reason = format!("checksum differs bytes={}", bytes.len());
+            return Err(RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into());
+        }
+        M::decode(bytes).map_err(|source| {
+            RepositoryError::Manifest { place: place.clone(), path: path.to_owned(), source }.into()
+        })
+    }
+}
+
+pub(super) fn object_path(name: &Digest) -> String {
+    let name = name.to_string();
+    format!("{OBJECTS}{}/{name}", &name[..2])
+}
+
+pub(super) fn manifest_path(name: &Digest) -> String {
+    let name = name.to_string();
+    format!("{MANIFESTS}{}/{name}", &name[..2])
+}
