@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::Timestamp;
+pub use crate::replication::{Extent, Hole, LastBatch};
 
 /// The version of the repository's format that is written here, and the newest that is read.
 pub const FORMAT: u32 = 1;
@@ -316,25 +317,6 @@ impl RepositoryManifest {
     }
 }
 
-/// Whether a snapshot's data was copied whole or shares an older snapshot's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Extent {
-    /// Everything was read from the source.
-    Full,
-    /// What an older snapshot, or an interrupted backup, had was not read again.
-    Incremental,
-}
-
-impl fmt::Display for Extent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "full",
-            Self::Incremental => "incremental",
-        })
-    }
-}
-
 /// A snapshot: the root of the tree, and a summary that can be listed without the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotManifest {
@@ -517,17 +499,6 @@ pub struct PartitionReference {
     pub bytes: u64,
 }
 
-/// The last batch of a log: enough to tell whether another log's history is the same up to there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastBatch {
-    /// Its base offset.
-    pub base_offset: i64,
-    /// Its partition leader epoch.
-    pub leader_epoch: i32,
-    /// The checksum in its header.
-    pub crc: u32,
-}
-
 impl TopicManifest {
     fn check_content(&self) -> Result<(), String> {
         check_topic(&self.topic)?;
@@ -570,15 +541,6 @@ pub struct PartitionManifest {
 }
 
 manifest!(PartitionManifest, Partition);
-
-/// A range of offsets that could not be copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Hole {
-    /// The first offset that is missing.
-    pub start: i64,
-    /// The first offset that is there again.
-    pub end: i64,
-}
 
 /// A page of a partition's objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

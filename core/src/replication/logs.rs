@@ -1,0 +1,147 @@
+//! The logs of an embedded broker as a sink.
+
+use futures::future::{BoxFuture, FutureExt};
+
+use super::{Bounds, EpochEnd, Hole, Run, Sink, SinkEnd, Topic, TopicPartition};
+use crate::record::Batch;
+use crate::Result;
+
+/// The logs of an embedded broker, as copies reach them: by calls that no wire leads to.
+///
+/// A partition that was made by [`create_copy`](Self::create_copy) takes no produce requests until it is promoted, and what
+/// is appended to it is as it was at its source: offsets, epochs, timestamps, producers, markers.
+pub trait LocalLogs: Send + Sync {
+    /// Makes `topic` here as a copy, with its id, partitions and configuration; or brings a copy of it to that: partitions
+    /// are added, options set and removed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is a topic of that name that is another (by its id) or no copy.
+    fn create_copy<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes a copy, if it is there, because the source's topic is gone.
+    fn delete_copy<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// The copies here.
+    fn copies(&self) -> BoxFuture<'_, Result<Vec<Topic>>>;
+
+    /// Where logs begin and end; one answer for each, `None` for one that has nothing and never had.
+    fn log_ends<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, Result<Vec<Option<LogEnd>>>>;
+
+    /// The epoch asked for, or the largest below it that the log has, and where it ends (KIP-101); `None` if it has none.
+    fn epoch_end<'a>(
+        &'a self, partition: &'a TopicPartition, leader_epoch: i32,
+    ) -> BoxFuture<'a, Result<Option<EpochEnd>>>;
+
+    /// Appends batches as they are. They may begin above the log's end; the offsets between stay empty.
+    fn append_copy<'a>(&'a self, partition: &'a TopicPartition, batches: Vec<Batch>) -> BoxFuture<'a, Result<()>>;
+
+    /// Cuts the log back to the last batch boundary at or below `to`.
+    fn truncate_copy<'a>(&'a self, partition: &'a TopicPartition, to: i64) -> BoxFuture<'a, Result<()>>;
+
+    /// Drops everything; the log then begins and ends at `start`.
+    fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>>;
+
+    /// Raises the log start offset, if it is below `start`.
+    fn raise_start<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>>;
+
+    /// Lets consumers read below `high_watermark`, as far as the log is synced.
+    fn raise_high_watermark<'a>(
+        &'a self, partition: &'a TopicPartition, high_watermark: i64,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Returns when everything that was appended before the call is synced; the synced end.
+    fn sync_copy<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<i64>>;
+}
+
+/// Where a log begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The log start offset.
+    pub start: i64,
+    /// The log end offset.
+    pub end: i64,
+    /// The leader epoch of the last batch; -1 when there is none.
+    pub leader_epoch: i32,
+}
+
+/// The logs of an embedded broker as a sink. Topics have to be there: [`LocalLogs::create_copy`] comes first.
+///
+/// Keeps the source's log start: what the source has removed is removed here, and where retention has overtaken the copy
+/// the log begins anew at the source's start.
+#[derive(Clone, Copy)]
+pub struct LogSink<'a> {
+    logs: &'a dyn LocalLogs,
+}
+
+impl<'a> LogSink<'a> {
+    /// A sink that writes into `logs`.
+    pub fn new(logs: &'a dyn LocalLogs) -> Self {
+        Self { logs }
+    }
+
+    async fn end(&self, partition: &TopicPartition) -> Result<Option<SinkEnd>> {
+        let ends = self.logs.log_ends(std::slice::from_ref(partition)).await?;
+        Ok(ends.into_iter().next().flatten().and_then(sink_end))
+    }
+}
+
+/// A log that ends at 0 has not begun.
+fn sink_end(log: LogEnd) -> Option<SinkEnd> {
+    (log.end > 0).then_some(SinkEnd { end: log.end, leader_epoch: log.leader_epoch, last: None })
+}
+
+impl Sink for LogSink<'_> {
+    fn ends<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, Result<Vec<Option<SinkEnd>>>> {
+        async move {
+            let ends = self.logs.log_ends(partitions).await?;
+            Ok(ends.into_iter().map(|end| end.and_then(sink_end)).collect())
+        }
+        .boxed()
+    }
+
+    fn begin<'a>(
+        &'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            if let Some(Hole { start, end }) = hole {
+                log::warn!("the source no longer has offsets that were to be copied partition={partition} offsets={start}..{end}");
+            }
+            self.logs.reset_copy(partition, start).await
+        }
+        .boxed()
+    }
+
+    fn truncate<'a>(
+        &'a self, partition: &'a TopicPartition, to: EpochEnd,
+    ) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
+        async move {
+            let ours = self.logs.epoch_end(partition, to.leader_epoch).await?;
+            log::warn!("histories part, cutting back partition={partition} leader_epoch={} to={}", to.leader_epoch, to.end);
+            match ours {
+                Some(ours) => self.logs.truncate_copy(partition, ours.end.min(to.end)).await?,
+                None => self.logs.reset_copy(partition, 0).await?,
+            }
+            self.end(partition).await
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, partition: &'a TopicPartition, run: Run) -> BoxFuture<'a, Result<()>> {
+        self.logs.append_copy(partition, run.into_batches())
+    }
+
+    fn finish<'a>(&'a self, partition: &'a TopicPartition, bounds: Bounds) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.logs.sync_copy(partition).await?;
+            self.logs.raise_start(partition, bounds.start).await?;
+            self.logs.raise_high_watermark(partition, bounds.end).await
+        }
+        .boxed()
+    }
+}
+
+impl std::fmt::Debug for LogSink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogSink").finish_non_exhaustive()
+    }
+}
