@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod error;
+pub mod log;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod protocol;
