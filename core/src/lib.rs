@@ -1,6 +1,8 @@
 //! Kafka you can hold: a Kafka client, an embedded broker, local replicas and backups, in one library.
 
 pub mod backup;
+pub mod client;
+pub mod clock;
 pub mod error;
 pub mod log;
 #[cfg(feature = "native")]
@@ -9,6 +11,7 @@ pub mod protocol;
 pub mod record;
 pub mod replication;
 pub mod storage;
+pub mod transport;
 
 pub use error::{Error, ErrorKind, Result};
 
