@@ -432,38 +432,36 @@ impl BatchState {
     /// One hook for a batch is enough for all its tickets, so a binding registers one when the first future of a batch gets a
     /// callback. The hook must not wait.
     pub fn on_settled(self: &Arc<Self>, hook: impl FnOnce() + Send + 'static) {
-        let mut hook: Box<dyn FnOnce() + Send> = Box::new(hook);
-        if let Some(Outcome::Split(parts)) = self.outcome.get() {
-            // The last part that is not settled carries it on; which one that is may change meanwhile, so ask again then.
-            if let Some((_, part)) = parts.iter().find(|(_, part)| part.outcome().is_none()) {
-                let whole = Arc::clone(self);
-                part.on_settled(move || whole.on_settled(hook));
-                return;
-            }
-        }
+        self.hook(Box::new(hook));
+    }
+
+    fn hook(self: &Arc<Self>, hook: Box<dyn FnOnce() + Send>) {
         if self.outcome.get().is_none() {
             let mut interest = lock(&self.interest);
+            // Looked at again under the lock, which `settle` takes after the outcome is there.
             if self.outcome.get().is_none() {
                 interest.hooks.push(hook);
                 return;
             }
-            drop(interest);
-            if matches!(self.outcome.get(), Some(Outcome::Split(_))) {
-                return self.on_settled(std::mem::replace(&mut hook, Box::new(|| ())));
+        }
+        if let Some(Outcome::Split(parts)) = self.outcome.get() {
+            // A part that is not settled carries it on, and asks again then.
+            if let Some((_, part)) = parts.iter().find(|(_, part)| part.outcome().is_none()) {
+                let whole = Arc::clone(self);
+                return part.hook(Box::new(move || whole.hook(hook)));
             }
         }
         hook();
     }
 
     fn settle(self: &Arc<Self>, outcome: Outcome) {
-        let split = matches!(outcome, Outcome::Split(_));
         if self.outcome.set(outcome).is_err() {
             return;
         }
         let Interest { wakers, hooks } = std::mem::take(&mut *lock(&self.interest));
         wakers.into_iter().for_each(Waker::wake);
         for hook in hooks {
-            if split { self.on_settled(hook) } else { hook() }
+            self.hook(hook);
         }
     }
 }

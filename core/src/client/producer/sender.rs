@@ -653,6 +653,7 @@ impl Sender {
                 let client = client.clone();
                 self.events.push(Box::pin(async move {
                     let request = InitProducerIdRequest {
+                        transactional_id: None,
                         transaction_timeout_ms: i32::MAX,
                         producer_id: -1,
                         producer_epoch: -1,
