@@ -116,3 +116,30 @@ impl std::error::Error for Error {
         self.source.as_ref().map(|source| source.as_ref() as _)
     }
 }
+
+impl From<std::io::Error> for Error {
+    /// The kind follows from the error's own; what has no counterpart means that the file or connection is of no more use.
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::NotFound => ErrorKind::NotFound,
+            Io::AlreadyExists => ErrorKind::AlreadyExists,
+            Io::PermissionDenied => ErrorKind::Denied,
+            Io::InvalidInput => ErrorKind::Invalid,
+            Io::InvalidData => ErrorKind::Corrupt,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::WriteZero => ErrorKind::Full,
+            Io::TimedOut => ErrorKind::Timeout,
+            Io::Unsupported => ErrorKind::Unsupported,
+            Io::ConnectionRefused
+            | Io::ConnectionReset
+            | Io::ConnectionAborted
+            | Io::NotConnected
+            | Io::BrokenPipe
+            | Io::UnexpectedEof
+            | Io::Interrupted
+            | Io::WouldBlock => ErrorKind::Retriable,
+            _ => ErrorKind::Closed,
+        };
+        Self { kind, code: None, message: error.to_string(), source: None }
+    }
+}

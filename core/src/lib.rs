@@ -1,6 +1,7 @@
 //! Kafka you can hold: a Kafka client, an embedded broker, local replicas and backups, in one library.
 
 pub mod backup;
+pub mod broker;
 pub mod client;
 pub mod clock;
 pub mod error;

@@ -475,9 +475,8 @@ impl Repository {
             let reason = format!("checksum differs bytes={}", bytes.len());
             return Err(RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into());
         }
-        M::decode(bytes).map_err(|source| {
-            RepositoryError::Manifest { place: place.clone(), path: path.to_owned(), source }.into()
-        })
+        M::decode(bytes)
+            .map_err(|source| RepositoryError::Manifest { place: place.clone(), path: path.to_owned(), source }.into())
     }
 }
 

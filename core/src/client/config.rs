@@ -230,9 +230,7 @@ impl FromValue for Compression {
     fn from_value(value: &Value) -> Result<Self, String> {
         match value {
             Value::Null => Ok(Self::None),
-            Value::Text(text) => {
-                text.parse().map_err(|_| "expected one of none, gzip, snappy, lz4, zstd".to_owned())
-            }
+            Value::Text(text) => text.parse().map_err(|_| "expected one of none, gzip, snappy, lz4, zstd".to_owned()),
             _ => Err("expected one of none, gzip, snappy, lz4, zstd".to_owned()),
         }
     }
@@ -535,7 +533,10 @@ impl ProducerConfig {
         let client = ClientConfig::take(options)?.checked()?;
         let mut config = Self::take(options)?;
         if config.transactional_id.is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, "this version has no transactions: leave transactional_id out"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this version has no transactions: leave transactional_id out",
+            ));
         }
         let conflict = if config.acks != Acks::All {
             Some("acks=all")

@@ -25,10 +25,8 @@ use uuid::Uuid;
 pub use self::config::{ClientConfig, ConsumerConfig, Options, ProducerConfig};
 pub use self::producer::{BatchState, Header, Producer, RecordMetadata, SendError, Ticket, murmur2};
 use crate::clock::Clock;
-use crate::protocol::messages::{
-    FindCoordinatorRequest, MetadataRequest, MetadataResponse,
-};
 use crate::protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
+use crate::protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse};
 use crate::protocol::{ApiKey, ErrorCode, RequestMessage};
 use crate::transport::{Endpoint, Transport, WireConfig};
 use crate::{Error, ErrorKind, Result};
@@ -167,7 +165,9 @@ struct Inner {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("bootstrap_servers", &self.inner.config.bootstrap_servers).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("bootstrap_servers", &self.inner.config.bootstrap_servers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -447,7 +447,10 @@ impl Client {
     /// A pause before try number `attempt` (from 0): exponential, and a fifth more or less by chance.
     pub fn backoff(&self, attempt: u32) -> Duration {
         let config = &self.inner.config;
-        let pause = config.retry_backoff_ms.saturating_mul(1 << attempt.min(20)).min(config.retry_backoff_max_ms.max(config.retry_backoff_ms));
+        let pause = config
+            .retry_backoff_ms
+            .saturating_mul(1 << attempt.min(20))
+            .min(config.retry_backoff_max_ms.max(config.retry_backoff_ms));
         let jitter = 800 + self.inner.chance.below(401) as u64;
         Duration::from_micros(pause.saturating_mul(jitter))
     }
@@ -480,10 +483,9 @@ impl Client {
         futures::pin_mut!(future);
         match futures::future::select(future, sleep).await {
             futures::future::Either::Left((result, _)) => result,
-            futures::future::Either::Right(((), _)) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!("no answer in time timeout_ms={}", timeout.as_millis()),
-            )),
+            futures::future::Either::Right(((), _)) => {
+                Err(Error::new(ErrorKind::Timeout, format!("no answer in time timeout_ms={}", timeout.as_millis())))
+            }
         }
     }
 }
@@ -589,8 +591,12 @@ impl Topic {
             .collect();
         numbered.sort_by_key(|(number, _)| *number);
         // Numbers are consecutive from 0; what comes after a gap cannot be right.
-        let partitions =
-            numbered.into_iter().enumerate().take_while(|(i, (number, _))| *i == *number as usize).map(|(_, (_, p))| p).collect();
+        let partitions = numbered
+            .into_iter()
+            .enumerate()
+            .take_while(|(i, (number, _))| *i == *number as usize)
+            .map(|(_, (_, p))| p)
+            .collect();
         Self { name, id: response.topic_id, is_internal: response.is_internal, partitions }
     }
 }

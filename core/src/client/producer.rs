@@ -68,12 +68,14 @@ impl From<SendError> for Error {
         match error {
             SendError::NeedMetadata => Self::new(ErrorKind::Retriable, "the topic is not known yet"),
             SendError::Full => Self::new(ErrorKind::Full, "the producer's buffer is full (buffer_memory)"),
-            SendError::TooLarge { size, limit } => {
-                Self::new(ErrorKind::Invalid, format!("record is larger than max_request_size size={size} limit={limit}"))
-            }
-            SendError::UnknownPartition { partition, count } => {
-                Self::new(ErrorKind::Invalid, format!("the topic has no such partition partition={partition} count={count}"))
-            }
+            SendError::TooLarge { size, limit } => Self::new(
+                ErrorKind::Invalid,
+                format!("record is larger than max_request_size size={size} limit={limit}"),
+            ),
+            SendError::UnknownPartition { partition, count } => Self::new(
+                ErrorKind::Invalid,
+                format!("the topic has no such partition partition={partition} count={count}"),
+            ),
             SendError::Closed(error) => error,
         }
     }
@@ -113,8 +115,7 @@ impl Producer {
     /// A producer, and the driver that does its work: spawn it.
     pub fn new(client: Client, config: ProducerConfig) -> (Self, BoxFuture<'static, ()>) {
         let accumulator = Mutex::new(Accumulator::new(&config, client.chance().next()));
-        let shared =
-            Arc::new(Shared { client, config, accumulator, driver: Signal::default(), room: Bell::default() });
+        let shared = Arc::new(Shared { client, config, accumulator, driver: Signal::default(), room: Bell::default() });
         let driver = Sender::new(Arc::clone(&shared)).run();
         (Self { handle: Arc::new(Handle(shared)) }, Box::pin(driver))
     }
@@ -242,7 +243,10 @@ impl Producer {
             let left = batches.iter().filter(|batch| batch.outcome().is_none()).count();
             Error::new(
                 ErrorKind::Timeout,
-                format!("not all was delivered in time batches={count} undelivered={left} timeout_ms={}", timeout.as_millis()),
+                format!(
+                    "not all was delivered in time batches={count} undelivered={left} timeout_ms={}",
+                    timeout.as_millis()
+                ),
             )
         })
     }
@@ -353,7 +357,10 @@ struct Interest {
 /// How it ended.
 #[derive(Debug)]
 enum Outcome {
-    Delivered { base_offset: i64, log_append_time: Option<Timestamp> },
+    Delivered {
+        base_offset: i64,
+        log_append_time: Option<Timestamp>,
+    },
     Failed(Error),
     /// It was too large for the broker and went on in parts: each with the number of its first record.
     Split(Vec<(u32, Arc<BatchState>)>),

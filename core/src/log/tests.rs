@@ -123,4 +123,3 @@ fn a_torn_tail_is_cut_at_the_last_whole_batch() {
         assert_eq!(cut, (len > kept).then_some((kept as u64, (len - kept) as u64, 0)), "len={len}");
     }
 }
-

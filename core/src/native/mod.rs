@@ -1,8 +1,13 @@
 //! The native platform: what touches the operating system.
 
+pub mod cli;
+mod embedded;
 pub mod files;
 mod network;
 mod runtime;
+mod server;
 
+pub use self::embedded::{LocalBroker, Location};
 pub use self::network::{TcpConnector, TcpOptions};
 pub use self::runtime::{Runtime, SystemClock};
+pub use self::server::{Server, ServerOptions};

@@ -48,9 +48,9 @@ impl Connector for TcpConnector {
 
 /// Tries every address of the name in turn; the error tells them all.
 async fn connect(to: &Endpoint, options: TcpOptions) -> io::Result<TcpStream> {
-    let addresses = lookup_host((to.host.as_str(), to.port)).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("the name {} cannot be resolved: {error}", to.host))
-    })?;
+    let addresses = lookup_host((to.host.as_str(), to.port))
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("the name {} cannot be resolved: {error}", to.host)))?;
     let mut failed = Vec::new();
     let mut kind = io::ErrorKind::NotFound;
     for address in addresses {

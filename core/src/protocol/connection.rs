@@ -165,6 +165,11 @@ impl ServerConnection {
         self.waiting.len() < MAX_IN_FLIGHT || !self.frames.has_frame()
     }
 
+    /// Whether a part of a request has arrived and the rest has not.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.frames.buffer.is_empty() && !self.frames.has_frame()
+    }
+
     /// The next request.
     ///
     /// # Errors

@@ -53,6 +53,8 @@ pub struct Checked {
     pub max_timestamp_delta: i32,
     /// The size of the records when decompressed.
     pub plain_bytes: u64,
+    /// The place of the first record without a key, which a compacted topic does not take.
+    pub keyless: Option<i32>,
 }
 
 impl Limits {
@@ -159,8 +161,14 @@ impl Visit for Check<'_> {
         let count = batch.record_count();
         let base_timestamp = batch.base_timestamp();
         let mut input = Input { reader, position: 0, limit: limit as u64 };
-        let mut checked =
-            Checked { count, min_timestamp: -1, max_timestamp: -1, max_timestamp_delta: -1, plain_bytes: 0 };
+        let mut checked = Checked {
+            count,
+            min_timestamp: -1,
+            max_timestamp: -1,
+            max_timestamp_delta: -1,
+            plain_bytes: 0,
+            keyless: None,
+        };
         let mut least_delta = 0;
         for index in 0..count {
             let Facts { timestamp_delta, offset_delta, has_key } = match input.record() {
@@ -179,6 +187,9 @@ impl Visit for Check<'_> {
             least_delta = offset_delta.wrapping_add(1);
             if limits.keys_required && !has_key {
                 return Err(RecordError::KeyRequired { index });
+            }
+            if !has_key && checked.keyless.is_none() {
+                checked.keyless = Some(index);
             }
             let timestamp = base_timestamp.wrapping_add(timestamp_delta);
             if timestamp != -1 && !limits.timestamps.contains(&timestamp) {

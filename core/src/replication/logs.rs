@@ -3,8 +3,8 @@
 use futures::future::{BoxFuture, FutureExt};
 
 use super::{Bounds, EpochEnd, Hole, Run, Sink, SinkEnd, Topic, TopicPartition};
-use crate::record::Batch;
 use crate::Result;
+use crate::record::Batch;
 
 /// The logs of an embedded broker, as copies reach them: by calls that no wire leads to.
 ///
@@ -29,7 +29,9 @@ pub trait LocalLogs: Send + Sync {
 
     /// The epoch asked for, or the largest below it that the log has, and where it ends (KIP-101); `None` if it has none.
     fn epoch_end<'a>(
-        &'a self, partition: &'a TopicPartition, leader_epoch: i32,
+        &'a self,
+        partition: &'a TopicPartition,
+        leader_epoch: i32,
     ) -> BoxFuture<'a, Result<Option<EpochEnd>>>;
 
     /// Appends batches as they are. They may begin above the log's end; the offsets between stay empty.
@@ -46,7 +48,9 @@ pub trait LocalLogs: Send + Sync {
 
     /// Lets consumers read below `high_watermark`, as far as the log is synced.
     fn raise_high_watermark<'a>(
-        &'a self, partition: &'a TopicPartition, high_watermark: i64,
+        &'a self,
+        partition: &'a TopicPartition,
+        high_watermark: i64,
     ) -> BoxFuture<'a, Result<()>>;
 
     /// Returns when everything that was appended before the call is synced; the synced end.
@@ -99,9 +103,7 @@ impl Sink for LogSink<'_> {
         .boxed()
     }
 
-    fn begin<'a>(
-        &'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn begin<'a>(&'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>) -> BoxFuture<'a, Result<()>> {
         async move {
             if let Some(Hole { start, end }) = hole {
                 log::warn!("the source no longer has offsets that were to be copied partition={partition} offsets={start}..{end}");
@@ -111,12 +113,14 @@ impl Sink for LogSink<'_> {
         .boxed()
     }
 
-    fn truncate<'a>(
-        &'a self, partition: &'a TopicPartition, to: EpochEnd,
-    ) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
+    fn truncate<'a>(&'a self, partition: &'a TopicPartition, to: EpochEnd) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
         async move {
             let ours = self.logs.epoch_end(partition, to.leader_epoch).await?;
-            log::warn!("histories part, cutting back partition={partition} leader_epoch={} to={}", to.leader_epoch, to.end);
+            log::warn!(
+                "histories part, cutting back partition={partition} leader_epoch={} to={}",
+                to.leader_epoch,
+                to.end
+            );
             match ours {
                 Some(ours) => self.logs.truncate_copy(partition, ours.end.min(to.end)).await?,
                 None => self.logs.reset_copy(partition, 0).await?,

@@ -19,8 +19,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::channel::mpsc;
+use futures::future::BoxFuture;
 use futures::lock::Mutex;
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -155,18 +155,23 @@ pub trait Source: Send + Sync {
 
     /// What groups have committed for `topics`, of the groups that `selection` chooses, sorted by group.
     fn committed<'a>(
-        &'a self, topics: &'a [Topic], selection: &'a Selection,
+        &'a self,
+        topics: &'a [Topic],
+        selection: &'a Selection,
     ) -> BoxFuture<'a, Result<Vec<GroupOffsets>>>;
 
     /// Where `partitions` begin and end; one answer for each, in their order.
     fn bounds<'a>(
-        &'a self, partitions: &'a [TopicPartition], until: Until,
+        &'a self,
+        partitions: &'a [TopicPartition],
+        until: Until,
     ) -> BoxFuture<'a, Result<Vec<Result<Bounds>>>>;
 
     /// Where epochs ended, by the source's history; one answer for each. `None` if the source has no epoch as old as the
     /// one asked for, or does not keep epochs.
     fn epoch_ends<'a>(
-        &'a self, epochs: &'a [(TopicPartition, i32)],
+        &'a self,
+        epochs: &'a [(TopicPartition, i32)],
     ) -> BoxFuture<'a, Result<Vec<Result<Option<EpochEnd>>>>>;
 
     /// Whole batches as stored, from the one that holds `offset` or is the first after it; about `max_bytes`, but one whole
@@ -174,9 +179,8 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// `OutOfRange` if `offset` is below the log start or beyond the end.
-    fn read<'a>(
-        &'a self, partition: &'a TopicPartition, offset: i64, max_bytes: usize,
-    ) -> BoxFuture<'a, Result<Bytes>>;
+    fn read<'a>(&'a self, partition: &'a TopicPartition, offset: i64, max_bytes: usize)
+    -> BoxFuture<'a, Result<Bytes>>;
 
     /// How many bytes a read brings at least when there are as many: what a partition costs in memory however little of it
     /// is wanted.
@@ -192,15 +196,11 @@ pub trait Sink: Send + Sync {
 
     /// The next batch is at `start` or the first after it. Called before the first batch of a partition that has not begun,
     /// and with `hole` where the source no longer has what comes after the end.
-    fn begin<'a>(
-        &'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>,
-    ) -> BoxFuture<'a, Result<()>>;
+    fn begin<'a>(&'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>) -> BoxFuture<'a, Result<()>>;
 
     /// Gives up what was written in epochs above `to.leader_epoch` or at offsets from `to.end` on, and more if need be;
     /// where it ends then.
-    fn truncate<'a>(
-        &'a self, partition: &'a TopicPartition, to: EpochEnd,
-    ) -> BoxFuture<'a, Result<Option<SinkEnd>>>;
+    fn truncate<'a>(&'a self, partition: &'a TopicPartition, to: EpochEnd) -> BoxFuture<'a, Result<Option<SinkEnd>>>;
 
     /// Writes `run` at the end.
     fn write<'a>(&'a self, partition: &'a TopicPartition, run: Run) -> BoxFuture<'a, Result<()>>;
@@ -525,7 +525,10 @@ pub async fn assign(source: &dyn Source, topics: &[Topic], until: Until) -> Resu
 /// # Errors
 /// The sink's, if it cannot say where it ends.
 pub async fn copy(
-    source: &dyn Source, sink: &dyn Sink, assignments: &[Assignment], options: &CopyOptions,
+    source: &dyn Source,
+    sink: &dyn Sink,
+    assignments: &[Assignment],
+    options: &CopyOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Copied> {
     let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
@@ -573,10 +576,7 @@ pub async fn copy(
 
 /// Whether an error met on one partition awaits the others, too.
 fn stops_all(error: &Error) -> bool {
-    !matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::OutOfRange | ErrorKind::AlreadyExists
-    )
+    !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::OutOfRange | ErrorKind::AlreadyExists)
 }
 
 /// Where a sink ends after it has given up what the source never had, or no longer has.
@@ -589,10 +589,12 @@ struct Agreed {
 /// Finds where the sink's histories part from the source's, by leader epochs, and cuts the sink back to there (KIP-101,
 /// KIP-279). Each round asks about all partitions that are not settled, and takes at least an epoch from each.
 async fn agreed_ends(
-    source: &dyn Source, sink: &dyn Sink, assignments: &[Assignment], ends: Vec<Option<SinkEnd>>,
+    source: &dyn Source,
+    sink: &dyn Sink,
+    assignments: &[Assignment],
+    ends: Vec<Option<SinkEnd>>,
 ) -> Result<Vec<Result<Agreed>>> {
-    let mut agreed: Vec<Result<Agreed>> =
-        ends.into_iter().map(|end| Ok(Agreed { end, parted_at: None })).collect();
+    let mut agreed: Vec<Result<Agreed>> = ends.into_iter().map(|end| Ok(Agreed { end, parted_at: None })).collect();
     let mut open: Vec<usize> = (0..agreed.len()).collect();
     for _ in 0..MAX_ROUNDS {
         let asked: Vec<(usize, SinkEnd)> = open

@@ -98,7 +98,8 @@ impl Choice {
             return Ok(Self::Name(text.to_owned()));
         }
         let regex = Regex::new(&format!("^(?:{text})$")).map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("pattern is not a regular expression pattern={text}")).with_source(error)
+            Error::new(ErrorKind::Invalid, format!("pattern is not a regular expression pattern={text}"))
+                .with_source(error)
         })?;
         Ok(Self::Pattern { text: text.to_owned(), regex })
     }

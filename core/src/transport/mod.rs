@@ -3,6 +3,7 @@
 //! [`Transport`] is what the client runs on. [`Wire`] is a transport over byte streams, which a [`Connector`] opens; the
 //! embedded broker is one without any stream.
 
+mod in_process;
 mod wire;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 
+pub use self::in_process::{Call, Embedded, RunInline, Runner};
 pub use self::wire::{Wire, WireConfig};
 use crate::protocol::{Request, Response, Versions};
 use crate::{Error, ErrorKind, Result};

@@ -320,10 +320,7 @@ impl Line {
             Poll::Ready(Ok(link)) => {
                 let mut open = Box::new(Open {
                     link,
-                    codec: ClientConnection::new(
-                        Some(self.config.client_id.clone()),
-                        self.config.receive_max_bytes,
-                    ),
+                    codec: ClientConnection::new(Some(self.config.client_id.clone()), self.config.receive_max_bytes),
                     versions: None,
                     out: VecDeque::new(),
                     queued: 0,
@@ -412,7 +409,9 @@ impl Line {
         let mut more = false;
         loop {
             let received = read(open, cx)?;
-            while let Some((correlation_id, response)) = open.codec.poll_response().map_err(|error| error.to_string())? {
+            while let Some((correlation_id, response)) =
+                open.codec.poll_response().map_err(|error| error.to_string())?
+            {
                 open.last_used = now;
                 if let Some(id) = open.sent.remove(&correlation_id) {
                     complete(&mut state.calls, &self.waiting, id, Ok(Outcome::Response(response)));
@@ -421,7 +420,10 @@ impl Line {
                 if let (None, Response::ApiVersions(response)) = (&open.versions, &response) {
                     // A broker that does not know our version of this answers in version 0, and with what it speaks.
                     if !response.error_code.is_ok() && response.error_code != ErrorCode::UNSUPPORTED_VERSION {
-                        return Err(format!("the broker refused to say what it speaks: {}", response.error_code.name()));
+                        return Err(format!(
+                            "the broker refused to say what it speaks: {}",
+                            response.error_code.name()
+                        ));
                     }
                     if response.api_keys.is_empty() {
                         // Before 2.4 the answer is empty: ask again in version 0.

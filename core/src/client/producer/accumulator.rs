@@ -221,9 +221,10 @@ impl Accumulator {
             }
         };
         let before = if open.size == 0 { 0 } else { open.builder.estimated_size() };
-        let appended = open.builder.append(timestamp, key, value, headers.iter().copied()).map_err(|error| {
-            SendError::Closed(Error::new(ErrorKind::Invalid, error.to_string()))
-        })?;
+        let appended = open
+            .builder
+            .append(timestamp, key, value, headers.iter().copied())
+            .map_err(|error| SendError::Closed(Error::new(ErrorKind::Invalid, error.to_string())))?;
         let after = open.builder.estimated_size();
         open.size += after - before;
         self.used += after - before;

@@ -1,0 +1,5 @@
+//! The command line; all of it is in the library, so that `python -m ottla` runs the same.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(ottla::native::cli::main(std::env::args_os()))
+}

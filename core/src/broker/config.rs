@@ -1,0 +1,248 @@
+//! Topic and broker configuration in Kafka's words: names, defaults, checks.
+
+use std::collections::BTreeMap;
+
+use crate::log::LogConfig;
+use crate::record::TimestampType;
+
+/// What a topic acknowledges with `acks=all`, and what its high watermark follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The data is synced to the device first (the default).
+    #[default]
+    Sync,
+    /// The operating system has the data; nobody waits for a sync. This is what Kafka does.
+    Os,
+}
+
+/// How the embedded broker runs. The defaults suit one broker on one machine.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Kafka's `node.id`; default 0.
+    pub node_id: i32,
+    /// Host that clients are told to connect to.
+    pub advertised_host: String,
+    /// Port that clients are told to connect to.
+    pub advertised_port: u16,
+    /// What DescribeLogDirs calls the device: the directory's path, or `memory`.
+    pub log_dir: String,
+    /// Kafka's `auto.create.topics.enable`; default true.
+    pub auto_create_topics: bool,
+    /// Kafka's `num.partitions`, for topics created without a count; default 1.
+    pub num_partitions: i32,
+    /// Whether acknowledged means synced; default [`Durability::Sync`].
+    pub durability: Durability,
+    /// Kafka's `replica.lag.time.max.ms`: a follower that was not at the end for so long leaves the in-sync replicas.
+    pub replica_lag_time_max_ms: i64,
+    /// The largest size that a batch may have when decompressed, bytes; default 128 MiB.
+    pub max_decompressed_bytes: usize,
+    /// The most bytes in one Fetch response; default 55 MiB, as Kafka's `fetch.max.bytes`.
+    pub fetch_max_bytes: usize,
+    /// The most partitions that one topic may have; default 10,000.
+    pub max_partitions: i32,
+    /// The most fetch sessions kept, Kafka's `max.incremental.fetch.session.cache.slots`; default 1,000.
+    pub max_fetch_sessions: usize,
+    /// Configuration of topics that do not set a value themselves, by Kafka's topic-level names.
+    pub topic_defaults: BTreeMap<String, String>,
+    /// The cluster's id; `None` (the default) keeps the one that is stored, or makes one.
+    pub cluster_id: Option<String>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            node_id: 0,
+            advertised_host: "localhost".to_owned(),
+            advertised_port: 9092,
+            log_dir: "memory".to_owned(),
+            auto_create_topics: true,
+            num_partitions: 1,
+            durability: Durability::Sync,
+            replica_lag_time_max_ms: 30_000,
+            max_decompressed_bytes: 128 << 20,
+            fetch_max_bytes: 55 << 20,
+            max_partitions: 10_000,
+            max_fetch_sessions: 1_000,
+            topic_defaults: BTreeMap::new(),
+            cluster_id: None,
+        }
+    }
+}
+
+/// The type of a configuration value, with Kafka's number for DescribeConfigs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Boolean = 1,
+    String = 2,
+    Int = 3,
+    Long = 5,
+    Double = 6,
+    List = 7,
+}
+
+/// One topic-level configuration.
+#[derive(Debug)]
+pub(crate) struct TopicOption {
+    pub(crate) name: &'static str,
+    pub(crate) default: &'static str,
+    pub(crate) kind: Kind,
+    /// The least value of a number.
+    least: i64,
+    /// The values a string may take; empty for any.
+    one_of: &'static [&'static str],
+}
+
+const fn number(name: &'static str, default: &'static str, kind: Kind, least: i64) -> TopicOption {
+    TopicOption { name, default, kind, least, one_of: &[] }
+}
+
+const fn choice(name: &'static str, default: &'static str, kind: Kind, one_of: &'static [&'static str]) -> TopicOption {
+    TopicOption { name, default, kind, least: i64::MIN, one_of }
+}
+
+const BOOLEAN: &[&str] = &["true", "false"];
+const MAX_LONG: &str = "9223372036854775807";
+
+/// Every topic-level configuration, sorted by name. Defaults are Kafka 4's; `durability` is ours.
+pub(crate) const TOPIC_OPTIONS: &[TopicOption] = &[
+    choice("cleanup.policy", "delete", Kind::List, &["delete", "compact"]),
+    choice(
+        "compression.type",
+        "producer",
+        Kind::String,
+        &["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"],
+    ),
+    number("delete.retention.ms", "86400000", Kind::Long, 0),
+    choice("durability", "sync", Kind::String, &["sync", "os"]),
+    number("file.delete.delay.ms", "60000", Kind::Long, 0),
+    number("flush.messages", MAX_LONG, Kind::Long, 1),
+    number("flush.ms", MAX_LONG, Kind::Long, 0),
+    choice("follower.replication.throttled.replicas", "", Kind::List, &[]),
+    number("index.interval.bytes", "4096", Kind::Int, 0),
+    choice("leader.replication.throttled.replicas", "", Kind::List, &[]),
+    number("local.retention.bytes", "-2", Kind::Long, -2),
+    number("local.retention.ms", "-2", Kind::Long, -2),
+    number("max.compaction.lag.ms", MAX_LONG, Kind::Long, 1),
+    number("max.message.bytes", "1048588", Kind::Int, 0),
+    number("message.timestamp.after.max.ms", "3600000", Kind::Long, 0),
+    number("message.timestamp.before.max.ms", MAX_LONG, Kind::Long, 0),
+    choice("message.timestamp.type", "CreateTime", Kind::String, &["CreateTime", "LogAppendTime"]),
+    number("min.cleanable.dirty.ratio", "0.5", Kind::Double, 0),
+    number("min.compaction.lag.ms", "0", Kind::Long, 0),
+    number("min.insync.replicas", "1", Kind::Int, 1),
+    choice("preallocate", "false", Kind::Boolean, BOOLEAN),
+    choice("remote.storage.enable", "false", Kind::Boolean, BOOLEAN),
+    number("retention.bytes", "-1", Kind::Long, -1),
+    number("retention.ms", "604800000", Kind::Long, -1),
+    number("segment.bytes", "1073741824", Kind::Int, 14),
+    number("segment.index.bytes", "10485760", Kind::Int, 4),
+    number("segment.jitter.ms", "0", Kind::Long, 0),
+    number("segment.ms", "604800000", Kind::Long, 1),
+    choice("unclean.leader.election.enable", "false", Kind::Boolean, BOOLEAN),
+];
+
+/// Looks a topic-level configuration up.
+pub(crate) fn topic_option(name: &str) -> Option<&'static TopicOption> {
+    TOPIC_OPTIONS.binary_search_by(|option| option.name.cmp(name)).ok().map(|at| &TOPIC_OPTIONS[at])
+}
+
+/// Checks one topic-level configuration.
+///
+/// # Errors
+/// What is wrong with it, for the error message of INVALID_CONFIG.
+pub fn check_topic_value(name: &str, value: &str) -> Result<(), String> {
+    let Some(option) = topic_option(name) else {
+        return Err(format!("unknown topic configuration name={name}"));
+    };
+    let fits = match option.kind {
+        Kind::Int => value.trim().parse::<i32>().is_ok_and(|value| i64::from(value) >= option.least),
+        Kind::Long => value.trim().parse::<i64>().is_ok_and(|value| value >= option.least),
+        Kind::Double => value.trim().parse::<f64>().is_ok_and(|value| (0.0..=1.0).contains(&value)),
+        Kind::List => option.one_of.is_empty() || value.split(',').all(|part| option.one_of.contains(&part.trim())),
+        Kind::Boolean | Kind::String => option.one_of.is_empty() || option.one_of.contains(&value),
+    };
+    if fits {
+        Ok(())
+    } else if option.one_of.is_empty() {
+        Err(format!("invalid value name={name} value={value} least={}", option.least))
+    } else {
+        Err(format!("invalid value name={name} value={value} allowed={}", option.one_of.join(",")))
+    }
+}
+
+/// A topic's configuration: what it sets itself over the broker's defaults over Kafka's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopicConfig<'a> {
+    pub(crate) own: &'a BTreeMap<String, String>,
+    pub(crate) broker: &'a BTreeMap<String, String>,
+}
+
+impl TopicConfig<'_> {
+    fn text(&self, name: &str) -> &str {
+        self.own
+            .get(name)
+            .or_else(|| self.broker.get(name))
+            .map_or_else(|| topic_option(name).map_or("", |option| option.default), String::as_str)
+    }
+
+    fn integer(&self, name: &str) -> i64 {
+        // Checked when it was set; a stored value that no longer parses counts as the default.
+        self.text(name)
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| topic_option(name).and_then(|option| option.default.parse().ok()).unwrap_or_default())
+    }
+
+    pub(crate) fn log_config(&self) -> LogConfig {
+        let policy = self.text("cleanup.policy");
+        let unlimited = |name| Some(self.integer(name)).filter(|value| *value >= 0);
+        LogConfig {
+            segment_bytes: self.integer("segment.bytes").max(1) as u64,
+            segment_ms: self.integer("segment.ms"),
+            index_interval_bytes: self.integer("index.interval.bytes").max(0) as u64,
+            retention_ms: unlimited("retention.ms"),
+            retention_bytes: unlimited("retention.bytes").map(|bytes| bytes as u64),
+            deletes: policy.split(',').any(|part| part.trim() == "delete"),
+            compacts: self.compacted(),
+            delete_retention_ms: self.integer("delete.retention.ms"),
+            min_compaction_lag_ms: self.integer("min.compaction.lag.ms"),
+            segment_index_bytes: self.integer("segment.index.bytes").max(0) as u64,
+            timestamp_type: self.timestamp_type(),
+            ..LogConfig::default()
+        }
+    }
+
+    pub(crate) fn compacted(&self) -> bool {
+        self.text("cleanup.policy").split(',').any(|part| part.trim() == "compact")
+    }
+
+    pub(crate) fn max_message_bytes(&self) -> usize {
+        self.integer("max.message.bytes").max(0) as usize
+    }
+
+    pub(crate) fn min_insync_replicas(&self) -> usize {
+        self.integer("min.insync.replicas").max(1) as usize
+    }
+
+    pub(crate) fn timestamp_type(&self) -> TimestampType {
+        if self.text("message.timestamp.type") == "LogAppendTime" {
+            TimestampType::LogAppendTime
+        } else {
+            TimestampType::CreateTime
+        }
+    }
+
+    pub(crate) fn timestamp_before_max_ms(&self) -> i64 {
+        self.integer("message.timestamp.before.max.ms")
+    }
+
+    pub(crate) fn timestamp_after_max_ms(&self) -> i64 {
+        self.integer("message.timestamp.after.max.ms")
+    }
+
+    /// `None` when neither the topic nor the broker's topic defaults say.
+    pub(crate) fn durability(&self) -> Option<Durability> {
+        let set = self.own.get("durability").or_else(|| self.broker.get("durability"))?;
+        Some(if set == "os" { Durability::Os } else { Durability::Sync })
+    }
+}

@@ -1,0 +1,286 @@
+//! Topics that are copies of a source's: their batches come with their offsets, by calls that no wire reaches.
+//!
+//! A copy takes no produce requests and shows readers no more than its source did ([`Broker::raise_high_watermark`]), until
+//! it is promoted to a topic of this broker's own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::config::check_topic_value;
+use super::partition::PartitionId;
+use super::stored::{Change, StoredTopic};
+use super::topics::{check_topic_name, is_internal};
+use super::{Broker, RequestId};
+use crate::log::Checkpoints;
+use crate::record::Batch;
+use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// A copy, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// The topic's name.
+    pub name: String,
+    /// The source's topic id; nil when it has none, and the copy gets one of its own.
+    pub id: Uuid,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// The options set on the topic itself. Those that this broker does not know are left out, with a warning.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// Where a log begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyEnd {
+    /// The log start offset.
+    pub start: i64,
+    /// The log end offset.
+    pub end: i64,
+    /// The leader epoch of the last batch; -1 when there is none.
+    pub leader_epoch: i32,
+}
+
+impl Broker {
+    /// Makes a copy, or brings the one that is there to what is asked: partitions are added, options set and removed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is a topic of that name that is another (by its id), or no copy.
+    pub fn create_copy(&mut self, copy: &Copy, now: Timestamp) -> Result<()> {
+        let name = copy.name.as_str();
+        check_topic_name(name).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
+        if is_internal(name) {
+            return Err(Error::new(ErrorKind::Invalid, format!("an internal topic cannot be a copy topic={name}")));
+        }
+        if copy.partitions < 1 || copy.partitions > self.config.max_partitions {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "a topic has 1 to {} partitions topic={name} partitions={}",
+                    self.config.max_partitions, copy.partitions
+                ),
+            ));
+        }
+        let mut configs = copy.configs.clone();
+        configs.retain(|option, value| match check_topic_value(option, value) {
+            Ok(()) => true,
+            Err(reason) => {
+                log::warn!("an option of the source's is left out topic={name}: {reason}");
+                false
+            }
+        });
+        let Some(topic) = self.topics.get(name) else {
+            let id = if copy.id.is_nil() { self.random_uuid() } else { copy.id };
+            let stored = StoredTopic { id, partitions: copy.partitions, replication_factor: 1, configs, copy: true };
+            return self.create_stored(name, stored, now);
+        };
+        if !topic.copy || (!copy.id.is_nil() && topic.id != copy.id) {
+            let what = if topic.copy { "a copy of another topic" } else { "no copy" };
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "a topic of that name is here and is {what}, delete it or choose another directory topic={name} \
+                     topic_id={} source_topic_id={}",
+                    topic.id, copy.id
+                ),
+            ));
+        }
+        let before = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        if copy.partitions > before {
+            let stored = StoredTopic { partitions: copy.partitions, ..topic.stored() };
+            let name: Arc<str> = name.into();
+            self.remember(vec![Change::set(format!("topic/{name}"), &stored)?], now)?;
+            for index in before..copy.partitions {
+                self.open_partition(&name, index, Checkpoints::default(), now)?;
+            }
+        }
+        self.set_configs(name, configs, false, now).map_err(|(code, message)| Error::from_code(code, message))?;
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Removes a copy, if it is there.
+    ///
+    /// # Errors
+    /// `Invalid` if the topic is no copy.
+    pub fn delete_copy(&mut self, name: &str, now: Timestamp) -> Result<()> {
+        match self.topics.get(name) {
+            None => Ok(()),
+            Some(topic) if !topic.copy => Err(no_copy(name)),
+            Some(_) => {
+                self.remove_topic(name, now)?;
+                self.settle(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a copy a topic of this broker's own, which takes produce requests, under a leader epoch above all of the copy's.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such topic.
+    pub fn promote_copy(&mut self, name: &str, now: Timestamp) -> Result<()> {
+        let Some(topic) = self.topics.get_mut(name) else { return Err(not_found(name)) };
+        if !topic.copy {
+            return Ok(());
+        }
+        topic.copy = false;
+        let stored = topic.stored();
+        let ids = topic.partitions.clone();
+        let latest = ids.iter().filter_map(|id| self.partition(*id).log.epochs().latest()).max().unwrap_or(-1);
+        let epoch = self.leader_epoch.max(latest).saturating_add(1);
+        self.remember(vec![Change::set(format!("topic/{name}"), &stored)?, Change::set("leader-epoch", &epoch)?], now)?;
+        self.set_leader_epoch(epoch);
+        for id in ids {
+            self.partition_mut(id).lift_limit();
+            self.moved.insert(id);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// The copies here, in the order of their names.
+    pub fn copies(&self) -> Vec<Copy> {
+        self.topics
+            .iter()
+            .filter(|(_, topic)| topic.copy)
+            .map(|(name, topic)| Copy {
+                name: name.to_string(),
+                id: topic.id,
+                partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+                configs: topic.configs.clone(),
+            })
+            .collect()
+    }
+
+    /// Where a log begins and ends; `None` if there is no such partition, or it has nothing and never had.
+    pub fn log_end(&self, topic: &str, partition: i32) -> Option<CopyEnd> {
+        let log = &self.partition(self.find(topic, partition)?).log;
+        (log.end() > 0).then(|| CopyEnd {
+            start: log.start(),
+            end: log.end(),
+            leader_epoch: log.epochs().latest().unwrap_or(-1),
+        })
+    }
+
+    /// The epoch asked for, or the largest below it that the log has, and where it ends (KIP-101).
+    pub fn epoch_end(&self, topic: &str, partition: i32, leader_epoch: i32) -> Option<(i32, i64)> {
+        let log = &self.partition(self.find(topic, partition)?).log;
+        log.epochs().end_offset_for(leader_epoch, log.end())
+    }
+
+    /// Appends batches as they are; offsets between the log's end and the first of them stay empty.
+    ///
+    /// # Errors
+    /// See `Log::append_copy`; `Invalid` if the topic is no copy.
+    pub fn append_copy(&mut self, topic: &str, partition: i32, batches: &[Batch], now: Timestamp) -> Result<()> {
+        let id = self.copy(topic, partition)?;
+        self.partition_mut(id).append_copy(batches, now)?;
+        self.moved.insert(id);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Cuts a copy back to the last batch boundary at or below `to`.
+    ///
+    /// # Errors
+    /// See `Log::truncate`; `Invalid` if the topic is no copy.
+    pub fn truncate_copy(&mut self, topic: &str, partition: i32, to: i64, now: Timestamp) -> Result<()> {
+        let id = self.copy(topic, partition)?;
+        let partition = self.partition_mut(id);
+        partition.log.truncate(to)?;
+        partition.after_truncation();
+        self.moved.insert(id);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Drops everything of a copy; it then begins and ends at `start`.
+    ///
+    /// # Errors
+    /// See `Log::reset`; `Invalid` if the topic is no copy.
+    pub fn reset_copy(&mut self, topic: &str, partition: i32, start: i64, now: Timestamp) -> Result<()> {
+        let id = self.copy(topic, partition)?;
+        let partition = self.partition_mut(id);
+        partition.log.reset(start)?;
+        partition.after_truncation();
+        self.moved.insert(id);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Raises a copy's log start offset, if it is below `start`.
+    ///
+    /// # Errors
+    /// See `Log::set_start`; `Invalid` if the topic is no copy.
+    pub fn raise_start(&mut self, topic: &str, index: i32, start: i64, now: Timestamp) -> Result<()> {
+        let id = self.copy(topic, index)?;
+        let topic_id = self.topics[topic].id;
+        let partition = self.partition_mut(id);
+        if start > partition.log.start() {
+            partition.log.set_start(start)?;
+            partition.after_truncation();
+            self.remember(vec![Change::set(format!("start/{topic_id}/{index}"), &start)?], now)?;
+            self.moved.insert(id);
+            self.settle(now);
+        }
+        Ok(())
+    }
+
+    /// Lets consumers read below `high_watermark`, as far as the log is synced.
+    ///
+    /// # Errors
+    /// `Invalid` if the topic is no copy.
+    pub fn raise_high_watermark(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        high_watermark: i64,
+        now: Timestamp,
+    ) -> Result<()> {
+        let id = self.copy(topic, partition)?;
+        self.partition_mut(id).raise_limit(high_watermark);
+        self.moved.insert(id);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Answers `id` once everything that is in the partition now is synced, by [`Broker::poll_response`] with a Heartbeat
+    /// response, which says nothing but a code. Returns the end that will be synced then.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such partition; `Closed` if an earlier sync has failed.
+    pub fn sync_copy(&mut self, id: RequestId, topic: &str, partition: i32, now: Timestamp) -> Result<i64> {
+        let at = self.find(topic, partition).ok_or_else(|| not_found(topic))?;
+        let partition = self.partition(at);
+        if partition.is_failed() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                format!("an earlier sync failed partition={topic}-{}", partition.index),
+            ));
+        }
+        let end = partition.log.end();
+        self.partition_mut(at).wait_for_sync(end, id);
+        self.moved.insert(at);
+        self.settle(now);
+        Ok(end)
+    }
+
+    fn copy(&self, topic: &str, partition: i32) -> Result<PartitionId> {
+        match self.topics.get(topic) {
+            Some(found) if found.copy => {}
+            Some(_) => return Err(no_copy(topic)),
+            None => return Err(not_found(topic)),
+        }
+        self.find(topic, partition)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no such partition partition={topic}-{partition}")))
+    }
+}
+
+fn no_copy(topic: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("the topic is no copy, it takes records by produce alone topic={topic}"))
+}
+
+fn not_found(topic: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no such topic topic={topic}"))
+}

@@ -1,0 +1,495 @@
+//! The broker through its own face: requests in, answers and tasks out, on a device that can lose power.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{Broker, BrokerConfig, Context, Copy, Incoming, RequestId, Task};
+use crate::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
+use crate::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsTopic};
+use crate::protocol::messages::delete_topics::DeleteTopicState;
+use crate::protocol::messages::fetch::{FetchPartition, FetchTopic, PartitionData};
+use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
+use crate::protocol::messages::metadata::MetadataRequestTopic;
+use crate::protocol::messages::produce::{PartitionProduceData, PartitionProduceResponse, TopicProduceData};
+use crate::protocol::messages::{
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest,
+};
+use crate::protocol::{ErrorCode, Request, Response};
+use crate::record::{Batch, Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
+use crate::storage::memory::{Loss, MemoryDevice};
+
+const NOW: i64 = 1_700_000_000_000;
+
+/// A broker with its shell: answers are kept, tasks run when asked.
+struct Shell {
+    broker: Broker,
+    now: i64,
+    next: u64,
+    answers: Vec<(RequestId, Response)>,
+    tasks: Vec<Task>,
+}
+
+impl Shell {
+    fn open(device: &MemoryDevice) -> Self {
+        Self::open_with(device, BrokerConfig::default())
+    }
+
+    fn open_with(device: &MemoryDevice, config: BrokerConfig) -> Self {
+        let broker = Broker::open(Arc::new(device.clone()), config, NOW, 7).unwrap();
+        let mut shell = Self { broker, now: NOW, next: 0, answers: Vec::new(), tasks: Vec::new() };
+        shell.drain();
+        shell.run_tasks();
+        shell
+    }
+
+    fn drain(&mut self) {
+        while let Some((id, reply)) = self.broker.poll_response() {
+            self.answers.push((id, reply.read()));
+        }
+        while let Some(task) = self.broker.poll_task() {
+            self.tasks.push(task);
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        while let Some(task) = self.tasks.pop() {
+            self.broker.handle_done(task.run(), self.now);
+            self.drain();
+        }
+    }
+
+    /// Hands a request in and leaves its tasks lying.
+    fn send(&mut self, request: impl Into<Request>, version: i16) -> RequestId {
+        let id = RequestId(self.next);
+        self.next += 1;
+        let context = Context { version, ..Context::default() };
+        self.broker.handle_request(id, &context, Incoming::check(request.into(), 1 << 20), self.now);
+        self.drain();
+        id
+    }
+
+    fn answer(&mut self, id: RequestId) -> Option<Response> {
+        let at = self.answers.iter().position(|(other, _)| *other == id)?;
+        Some(self.answers.remove(at).1)
+    }
+
+    /// Hands a request in, does all that comes of it, and takes the answer.
+    fn call<T: TryFrom<Response, Error = Response>>(&mut self, request: impl Into<Request>, version: i16) -> T {
+        let id = self.send(request, version);
+        self.run_tasks();
+        let response = self.answer(id).expect("it is answered");
+        T::try_from(response).expect("the answer fits the request")
+    }
+
+    fn wait(&mut self, ms: i64) {
+        self.now += ms;
+        self.broker.handle_timeout(self.now);
+        self.drain();
+    }
+
+    fn create(&mut self, topic: &str, partitions: i32, configs: &[(&str, &str)]) -> ErrorCode {
+        let configs = configs
+            .iter()
+            .map(|(name, value)| CreatableTopicConfig { name: (*name).to_owned(), value: Some((*value).to_owned()) })
+            .collect();
+        let topic = CreatableTopic {
+            name: topic.to_owned(),
+            num_partitions: partitions,
+            replication_factor: -1,
+            configs,
+            ..CreatableTopic::default()
+        };
+        let request = CreateTopicsRequest { topics: vec![topic], ..CreateTopicsRequest::default() };
+        self.call::<crate::protocol::messages::CreateTopicsResponse>(request, 7).topics[0].error_code
+    }
+
+    fn produce(&mut self, topic: &str, batch: Batch) -> PartitionProduceResponse {
+        let id = self.send(produce(topic, 0, batch, -1), 9);
+        self.run_tasks();
+        produced(self.answer(id).expect("it is answered"))
+    }
+
+    fn fetch(&mut self, topic: &str, offset: i64) -> PartitionData {
+        let response: FetchResponse = self.call(fetch(topic, offset, 0), 12);
+        response.responses[0].partitions[0].clone()
+    }
+
+    fn values(&mut self, topic: &str, offset: i64) -> Vec<(i64, String)> {
+        values(self.fetch(topic, offset).records.unwrap())
+    }
+
+    fn topics(&mut self) -> Vec<(String, Uuid, usize)> {
+        let request = MetadataRequest { topics: None, ..MetadataRequest::default() };
+        let response: crate::protocol::messages::MetadataResponse = self.call(request, 12);
+        response.topics.into_iter().map(|topic| (topic.name.unwrap(), topic.topic_id, topic.partitions.len())).collect()
+    }
+}
+
+fn batch(values: &[&str]) -> Batch {
+    batch_of(values, ProducerFields::NONE, NOW)
+}
+
+fn batch_of(values: &[&str], producer: ProducerFields, timestamp: i64) -> Batch {
+    let mut builder = Builder::new(BuilderOptions::default());
+    for (at, value) in values.iter().enumerate() {
+        builder.append(timestamp + at as i64, Some(b"key"), Some(value.as_bytes()), NO_HEADERS).unwrap();
+    }
+    builder.seal(producer).unwrap()
+}
+
+fn produce(topic: &str, partition: i32, batch: Batch, acks: i16) -> ProduceRequest {
+    let partition_data = vec![PartitionProduceData { index: partition, records: Some(batch.into_bytes()) }];
+    let topic = TopicProduceData { name: topic.to_owned(), partition_data, ..TopicProduceData::default() };
+    ProduceRequest { acks, timeout_ms: 1_000, topic_data: vec![topic], ..ProduceRequest::default() }
+}
+
+fn init_producer_id() -> InitProducerIdRequest {
+    InitProducerIdRequest { transactional_id: None, ..InitProducerIdRequest::default() }
+}
+
+fn produced(response: Response) -> PartitionProduceResponse {
+    let Response::Produce(response) = response else { panic!("not a produce response: {response:?}") };
+    response.responses[0].partition_responses[0].clone()
+}
+
+fn fetch(topic: &str, offset: i64, max_wait_ms: i32) -> FetchRequest {
+    let partition = FetchPartition {
+        partition: 0,
+        current_leader_epoch: -1,
+        fetch_offset: offset,
+        last_fetched_epoch: -1,
+        partition_max_bytes: 1 << 20,
+        ..FetchPartition::default()
+    };
+    let topic = FetchTopic { topic: topic.to_owned(), partitions: vec![partition], ..FetchTopic::default() };
+    FetchRequest {
+        replica_id: -1,
+        max_wait_ms,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![topic],
+        ..FetchRequest::default()
+    }
+}
+
+fn values(bytes: Bytes) -> Vec<(i64, String)> {
+    let mut values = Vec::new();
+    for batch in batches(bytes) {
+        for record in batch.unwrap().records(1 << 20).unwrap().iter() {
+            let record = record.unwrap();
+            values.push((record.offset, String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+        }
+    }
+    values
+}
+
+fn texts(expected: &[(i64, &str)]) -> Vec<(i64, String)> {
+    expected.iter().map(|(offset, text)| (*offset, (*text).to_owned())).collect()
+}
+
+#[test]
+fn produced_records_are_fetched_at_their_offsets() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    assert_eq!(shell.create("t", 1, &[]), ErrorCode::NONE);
+    assert_eq!(shell.produce("t", batch(&["a", "b"])).base_offset, 0);
+    assert_eq!(shell.produce("t", batch(&["c"])).base_offset, 2);
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "b"), (2, "c")]));
+    // Fetches return whole batches: the one that holds the offset comes first.
+    assert_eq!(shell.values("t", 2), texts(&[(2, "c")]));
+    assert_eq!(shell.fetch("t", 3).error_code, ErrorCode::NONE);
+    assert_eq!(shell.fetch("t", 4).error_code, ErrorCode::OFFSET_OUT_OF_RANGE);
+    assert_eq!(shell.fetch("nowhere", 0).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+}
+
+#[test]
+fn acks_all_is_answered_after_the_sync_and_acks_1_before() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    let one = shell.send(produce("t", 0, batch(&["a"]), 1), 9);
+    assert!(shell.answer(one).is_some());
+    let all = shell.send(produce("t", 0, batch(&["b"]), -1), 9);
+    assert!(shell.answer(all).is_none());
+    assert_eq!(shell.tasks.len(), 1, "one sync is under way, and the second waits for its turn");
+    shell.run_tasks();
+    assert_eq!(produced(shell.answer(all).unwrap()).base_offset, 1);
+}
+
+#[test]
+fn consumer_stops_below_what_is_synced() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    shell.send(produce("t", 0, batch(&["a"]), 1), 9);
+    let waiting = shell.send(fetch("t", 0, 500), 12);
+    assert!(shell.answer(waiting).is_none(), "nothing that a power cut could take back is shown");
+    shell.run_tasks();
+    let Some(Response::Fetch(response)) = shell.answer(waiting) else { panic!("the fetch is answered by the sync") };
+    assert_eq!(values(response.responses[0].partitions[0].records.clone().unwrap()), texts(&[(0, "a")]));
+}
+
+#[test]
+fn latest_offset_waits_for_the_sync_that_is_due() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    shell.send(produce("t", 0, batch(&["a"]), 1), 9);
+    let wanted = ListOffsetsPartition { partition_index: 0, current_leader_epoch: -1, timestamp: -1 };
+    let topic = ListOffsetsTopic { name: "t".to_owned(), partitions: vec![wanted] };
+    let id = shell.send(ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() }, 7);
+    assert!(shell.answer(id).is_none());
+    shell.run_tasks();
+    let Some(Response::ListOffsets(response)) = shell.answer(id) else { panic!("it is answered by the sync") };
+    assert_eq!(response.topics[0].partitions[0].offset, 1);
+}
+
+#[test]
+fn acknowledged_records_topics_and_ids_survive_a_power_cut_and_the_epoch_rises() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 3, &[("retention.ms", "-1")]);
+    shell.produce("t", batch(&["a", "b"]));
+    shell.send(produce("t", 0, batch(&["lost"]), 1), 9);
+    let before = shell.topics();
+    let id: crate::protocol::messages::InitProducerIdResponse = shell.call(init_producer_id(), 4);
+
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.topics(), before);
+    assert_eq!(shell.broker.leader_epoch, 1);
+    assert_eq!(shell.values("t", 0)[..2], texts(&[(0, "a"), (1, "b")]));
+    let again: crate::protocol::messages::InitProducerIdResponse = shell.call(init_producer_id(), 4);
+    assert!(again.producer_id > id.producer_id, "an id is never given twice");
+}
+
+#[test]
+fn clean_close_keeps_the_epoch() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    shell.send(produce("t", 0, batch(&["a"]), 1), 9);
+    shell.broker.close(NOW).unwrap();
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.broker.leader_epoch, 0);
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
+}
+
+#[test]
+fn duplicates_are_answered_with_their_first_offset_and_written_once() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[]);
+    let producer = |base_sequence| ProducerFields { producer_id: 9, producer_epoch: 0, base_sequence };
+    assert_eq!(shell.produce("t", batch_of(&["a", "b"], producer(0), NOW)).base_offset, 0);
+    assert_eq!(shell.produce("t", batch_of(&["c"], producer(2), NOW)).base_offset, 2);
+    assert_eq!(shell.produce("t", batch_of(&["a", "b"], producer(0), NOW)).base_offset, 0);
+    let gap = shell.produce("t", batch_of(&["e"], producer(9), NOW));
+    assert_eq!(gap.error_code, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(shell.values("t", 0).len(), 3);
+}
+
+#[test]
+fn acks_all_waits_for_every_in_sync_follower_until_it_leaves() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[]);
+    let follow = |shell: &mut Shell, offset| {
+        let request = FetchRequest { replica_id: 5, ..fetch("t", offset, 0) };
+        shell.send(request, 12)
+    };
+    follow(&mut shell, 0);
+    let waiting = shell.send(produce("t", 0, batch(&["a"]), -1), 9);
+    let unasked = shell.send(produce("t", 0, batch(&["b"]), 1), 9);
+    assert!(shell.answer(unasked).is_some(), "acks=1 does not wait");
+    assert!(shell.answer(waiting).is_none());
+    assert_eq!(shell.values("t", 0), vec![], "nor do readers see what the follower lacks");
+    follow(&mut shell, 1);
+    assert!(shell.answer(waiting).is_some());
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
+
+    // It is silent for longer than replica.lag.time.max.ms: it leaves, and the leader goes on alone.
+    let waiting = shell.send(ProduceRequest { timeout_ms: 90_000, ..produce("t", 0, batch(&["c"]), -1) }, 9);
+    shell.wait(40_000);
+    assert!(shell.answer(waiting).is_some());
+}
+
+#[test]
+fn too_few_in_sync_replicas_refuse_acks_all() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[("min.insync.replicas", "2")]);
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_ENOUGH_REPLICAS);
+    let one = shell.send(produce("t", 0, batch(&["b"]), 1), 9);
+    assert_eq!(produced(shell.answer(one).unwrap()).error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn produce_that_times_out_says_so() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[]);
+    shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
+    let waiting = shell.send(produce("t", 0, batch(&["a"]), -1), 9);
+    shell.wait(1_001);
+    assert_eq!(produced(shell.answer(waiting).unwrap()).error_code, ErrorCode::REQUEST_TIMED_OUT);
+}
+
+#[test]
+fn deleted_topic_does_not_come_back_and_its_name_is_free() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 2, &[]);
+    shell.produce("t", batch(&["old"]));
+    let state = DeleteTopicState { name: Some("t".to_owned()), ..DeleteTopicState::default() };
+    let request = DeleteTopicsRequest { topics: vec![state], ..DeleteTopicsRequest::default() };
+    let id = shell.send(request, 6);
+    let sync = shell.tasks.remove(0);
+    shell.broker.handle_done(sync.run(), NOW);
+    shell.drain();
+    assert!(shell.answer(id).is_some(), "the deletion is durable; the directories are still there");
+    let mut after = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(after.topics(), vec![]);
+    assert_eq!(after.create("t", 1, &[]), ErrorCode::NONE);
+    assert_eq!(after.values("t", 0), vec![]);
+    assert!(device.files().keys().all(|path| !path.contains("old")));
+}
+
+#[test]
+fn delete_records_moves_the_start_for_good() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    shell.produce("t", batch(&["a", "b", "c"]));
+    let wanted = DeleteRecordsPartition { partition_index: 0, offset: 2 };
+    let topic = DeleteRecordsTopic { name: "t".to_owned(), partitions: vec![wanted] };
+    let request = DeleteRecordsRequest { topics: vec![topic], ..DeleteRecordsRequest::default() };
+    let response: crate::protocol::messages::DeleteRecordsResponse = shell.call(request, 2);
+    assert_eq!(response.topics[0].partitions[0].low_watermark, 2);
+    assert_eq!(shell.fetch("t", 1).error_code, ErrorCode::OFFSET_OUT_OF_RANGE);
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.fetch("t", 2).log_start_offset, 2);
+}
+
+#[test]
+fn fetch_session_leaves_out_what_has_not_changed() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("a", 1, &[]);
+    shell.create("b", 1, &[]);
+    shell.produce("a", batch(&["x"]));
+    let mut request = fetch("a", 1, 0);
+    request.topics.extend(fetch("b", 0, 0).topics);
+    request.session_epoch = 0;
+    let first: FetchResponse = shell.call(request, 12);
+    assert_eq!(first.responses.len(), 2);
+    let next =
+        |epoch| FetchRequest { topics: vec![], session_id: first.session_id, session_epoch: epoch, ..fetch("a", 0, 0) };
+    let second: FetchResponse = shell.call(next(1), 12);
+    assert_eq!((second.error_code, second.responses.len()), (ErrorCode::NONE, 0));
+    shell.produce("b", batch(&["y"]));
+    let third: FetchResponse = shell.call(next(2), 12);
+    assert_eq!(third.responses.iter().map(|topic| topic.topic.as_str()).collect::<Vec<_>>(), ["b"]);
+    let stale: FetchResponse = shell.call(next(2), 12);
+    assert_eq!(stale.error_code, ErrorCode::INVALID_FETCH_SESSION_EPOCH);
+    let unknown: FetchResponse = shell.call(FetchRequest { session_id: 1, ..next(3) }, 12);
+    assert_eq!(unknown.error_code, ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+}
+
+#[test]
+fn names_that_would_leave_the_directory_are_refused() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let long = "x".repeat(250);
+    for name in ["", ".", "..", "../up", "a/b", "a\\b", "a b", "ä", long.as_str(), "__ottla_metadata"] {
+        assert_eq!(shell.create(name, 1, &[]), ErrorCode::INVALID_TOPIC_EXCEPTION, "{name:?}");
+    }
+    assert_eq!(shell.create("a.b", 1, &[]), ErrorCode::NONE);
+    assert_eq!(shell.create("a_b", 1, &[]), ErrorCode::INVALID_TOPIC_EXCEPTION, "it collides with a.b");
+    assert_eq!(shell.create("many", 10_001, &[]), ErrorCode::INVALID_PARTITIONS);
+    assert_eq!(shell.create("odd", 1, &[("retention.ms", "soon")]), ErrorCode::INVALID_CONFIG);
+}
+
+#[test]
+fn damaged_batches_are_refused_with_kafkas_code() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[]);
+    let good = batch(&["a", "b"]).into_bytes();
+    let mut wrong_crc = good.to_vec();
+    wrong_crc[20] ^= 1;
+    let mut refuse = |bytes: Vec<u8>| {
+        let mut request = produce("t", 0, batch(&["x"]), -1);
+        request.topic_data[0].partition_data[0].records = Some(bytes.into());
+        let id = shell.send(request, 9);
+        shell.run_tasks();
+        produced(shell.answer(id).unwrap()).error_code
+    };
+    assert_eq!(refuse(wrong_crc), ErrorCode::CORRUPT_MESSAGE);
+    assert_eq!(refuse(good[..30].to_vec()), ErrorCode::CORRUPT_MESSAGE);
+    assert_eq!(refuse(Vec::new()), ErrorCode::CORRUPT_MESSAGE);
+    assert_eq!(refuse([good.to_vec(), good.to_vec()].concat()), ErrorCode::INVALID_RECORD);
+    assert_eq!(shell.values("t", 0), vec![]);
+}
+
+#[test]
+fn failed_sync_refuses_further_writes_to_that_partition_alone() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("bad", 1, &[]);
+    shell.create("good", 1, &[]);
+    let waiting = shell.send(produce("bad", 0, batch(&["a"]), -1), 9);
+    device.fail_at(device.operations(), std::io::ErrorKind::Other);
+    shell.run_tasks();
+    let answer = produced(shell.answer(waiting).expect("it does not wait for ever"));
+    assert_ne!(answer.error_code, ErrorCode::NONE);
+    assert_eq!(shell.produce("bad", batch(&["b"])).error_code, ErrorCode::KAFKA_STORAGE_ERROR);
+    assert_eq!(shell.produce("good", batch(&["c"])).error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn full_disk_refuses_and_heals() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    shell.produce("t", batch(&["a"]));
+    let used: usize = device.files().values().map(Bytes::len).sum();
+    device.set_capacity(Some(used as u64 + 10));
+    assert_eq!(shell.produce("t", batch(&["b"])).error_code, ErrorCode::KAFKA_STORAGE_ERROR);
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
+    device.set_capacity(None);
+    assert_eq!(shell.produce("t", batch(&["c"])).base_offset, 1);
+}
+
+#[test]
+fn metadata_creates_a_topic_that_a_client_asks_for() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let asked = MetadataRequestTopic { name: Some("new".to_owned()), ..MetadataRequestTopic::default() };
+    let request =
+        MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: true, ..MetadataRequest::default() };
+    let response: crate::protocol::messages::MetadataResponse = shell.call(request.clone(), 9);
+    assert_eq!(response.topics[0].error_code, ErrorCode::NONE);
+    assert_eq!(response.topics[0].partitions.len(), 1);
+
+    let config = BrokerConfig { auto_create_topics: false, ..BrokerConfig::default() };
+    let mut shell = Shell::open_with(&MemoryDevice::new(), config);
+    let response: crate::protocol::messages::MetadataResponse = shell.call(request, 9);
+    assert_eq!(response.topics[0].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+}
+
+#[test]
+fn copy_keeps_offsets_takes_no_produce_and_is_promoted() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    let id = Uuid::from_u128(42);
+    let copy = Copy { name: "c".to_owned(), id, partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    let batches = [batch(&["a"]).stamped(10, 3), batch(&["b"]).stamped(20, 4)];
+    shell.broker.append_copy("c", 0, &batches, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    assert_eq!(shell.values("c", 10), vec![], "the source's high watermark is not known yet");
+    shell.broker.raise_high_watermark("c", 0, 11, NOW).unwrap();
+    assert_eq!(shell.values("c", 0), texts(&[(10, "a")]), "the first batch above a gap");
+    assert_eq!(shell.values("c", 10), texts(&[(10, "a")]));
+    assert_eq!(shell.produce("c", batch(&["x"])).error_code, ErrorCode::POLICY_VIOLATION);
+    shell.broker.promote_copy("c", NOW).unwrap();
+    assert_eq!(shell.broker.leader_epoch, 5);
+    assert_eq!(shell.produce("c", batch(&["x"])).base_offset, 21);
+
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.values("c", 20), texts(&[(20, "b"), (21, "x")]));
+    assert_eq!(shell.topics(), vec![("c".to_owned(), id, 1)]);
+}

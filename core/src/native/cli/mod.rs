@@ -1,0 +1,123 @@
+//! The command line `ottla`: arguments to library calls, results to text.
+//!
+//! Data goes to stdout, everything said about it to stderr. With `--json` results are JSON, one object a line.
+//! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 what was asked for is not there; 4 the other side cannot be
+//! reached or gave no answer in time; 5 access was refused; 6 data is damaged; 130 interrupted.
+
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Kafka you can hold: a client, an embedded broker, local replicas and backups.
+#[derive(Debug, Parser)]
+#[command(name = "ottla", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Results as JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Say less (only errors); repeat -v to say more
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more: -v what happens, -vv every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker on a directory
+    Serve(serve::Serve),
+}
+
+/// What every command is given.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    /// Prints a result: as JSON, or as the text a person reads.
+    fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> Result<()> {
+        let line = if self.json { json().to_string() } else { text() };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::from)
+    }
+
+    /// Says something about what is going on.
+    fn say(self, text: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+}
+
+/// Runs the command line `args` (the program's name first) and returns the exit code.
+pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures; clap knows where each goes.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    init_log(cli.quiet, cli.verbose);
+    let output = Output { json: cli.json, quiet: cli.quiet };
+    let outcome = match cli.command {
+        Command::Serve(command) => command.run(output),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            if output.json {
+                let line = serde_json::json!({
+                    "error": error.to_string(),
+                    "kind": format!("{:?}", error.kind()),
+                    "code": error.code().map(|code| code.0),
+                });
+                eprintln!("{line}");
+            } else {
+                eprintln!("ottla: {error}");
+            }
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Unsupported => 2,
+        ErrorKind::NotFound | ErrorKind::OutOfRange => 3,
+        ErrorKind::Retriable | ErrorKind::Timeout => 4,
+        ErrorKind::Denied => 5,
+        ErrorKind::Corrupt => 6,
+        _ => 1,
+    }
+}
+
+/// Log lines to stderr, at a level by the options or the environment variable OTTLA_LOG.
+fn init_log(quiet: bool, verbose: u8) {
+    let level = match (quiet, verbose) {
+        (true, _) => log::LevelFilter::Error,
+        (false, 0) => log::LevelFilter::Warn,
+        (false, 1) => log::LevelFilter::Info,
+        (false, _) => log::LevelFilter::Debug,
+    };
+    // A logger that is set already (by Python) stays.
+    let _ = env_logger::Builder::new()
+        .filter_level(level)
+        .parse_env("OTTLA_LOG")
+        .format(|out, record| writeln!(out, "ottla: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .try_init();
+}

@@ -1,0 +1,231 @@
+//! The TCP server in front of an embedded broker: what `ottla serve` runs.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, timeout};
+
+use super::Runtime;
+use crate::broker::{Context, SERVED};
+use crate::protocol::ServerConnection;
+use crate::transport::Embedded;
+use crate::{Error, ErrorKind, Result};
+
+/// Limits of a [`Server`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// The largest request, bytes; default 100 MiB, as Kafka's `socket.request.max.bytes`.
+    pub max_request_bytes: usize,
+    /// The most connections at a time; default 4,096. One more is closed at once.
+    pub max_connections: usize,
+    /// How long a connection may be silent before it is closed; default 10 minutes, as Kafka's `connections.max.idle.ms`.
+    pub max_idle: Duration,
+    /// How long the rest of a request may take to arrive once it has begun; default 30 s.
+    pub max_request_time: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: crate::protocol::connection::DEFAULT_MAX_FRAME,
+            max_connections: 4_096,
+            max_idle: Duration::from_secs(600),
+            max_request_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A listener whose connections speak to one embedded broker. Dropping it closes the listener and its connections; the broker
+/// stays open.
+pub struct Server {
+    address: SocketAddr,
+    accept: JoinHandle<()>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Listens on `listen` (`HOST:PORT`; port 0 takes a free one) for clients of `broker`.
+    ///
+    /// # Errors
+    /// The address cannot be parsed or is in use; the message names it.
+    pub fn start(runtime: &Runtime, broker: Embedded, listen: &str, options: ServerOptions) -> Result<Self> {
+        let listener = std::net::TcpListener::bind(listen).map_err(|error| {
+            let hint = if error.kind() == io::ErrorKind::AddrInUse {
+                "; another program listens there: stop it or choose another port with --listen HOST:PORT"
+            } else {
+                ""
+            };
+            let kind =
+                if error.kind() == io::ErrorKind::AddrInUse { ErrorKind::AlreadyExists } else { ErrorKind::Invalid };
+            Error::new(kind, format!("cannot listen on {listen}: {error}{hint}"))
+        })?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let _entered = runtime.handle().enter();
+        let listener = TcpListener::from_std(listener)?;
+        let accept = runtime.spawn(accept(listener, broker, options));
+        Ok(Self { address, accept })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, broker: Embedded, options: ServerOptions) {
+    let room = Arc::new(Semaphore::new(options.max_connections));
+    // Aborting this task drops the set and with it every connection.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                    log::warn!(
+                        "a connection is refused, there are too many peer={peer} max={}",
+                        options.max_connections
+                    );
+                    continue;
+                };
+                let broker = broker.clone();
+                connections.spawn(async move {
+                    let _permit = permit;
+                    if let Err(error) = serve(stream, peer, broker, options).await {
+                        log::info!("a connection is closed peer={peer} reason={error}");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: wait until some connections are gone.
+                log::warn!("a connection cannot be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection, until the client closes it or says something that is not Kafka's protocol.
+async fn serve(stream: TcpStream, peer: SocketAddr, broker: Embedded, options: ServerOptions) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut reader, mut writer) = stream.into_split();
+    let mut connection = ServerConnection::new(Arc::from(SERVED), options.max_request_bytes);
+    let mut waiting = FuturesUnordered::new();
+    let host: Arc<str> = format!("/{}", peer.ip()).into();
+    let mut client_id: Arc<str> = Arc::from("");
+    loop {
+        loop {
+            while let Some(received) = connection.poll_request()? {
+                let name = received.client_id.as_deref().unwrap_or("");
+                if *client_id != *name {
+                    client_id = name.into();
+                }
+                let context =
+                    Context { version: received.version, client_id: Arc::clone(&client_id), host: Arc::clone(&host) };
+                let mut call = broker.call(&context, received.request);
+                match (received.ticket, call.try_take()) {
+                    (Some(ticket), Some(response)) => connection.respond(ticket, &response?)?,
+                    (Some(ticket), None) => waiting.push(async move { (ticket, call.response().await) }),
+                    // acks=0: nobody waits for the answer; a failure closes the connection, as Kafka does.
+                    (None, Some(response)) => check_unacknowledged(&response?)?,
+                    (None, None) => {}
+                }
+            }
+            let Some(chunks) = connection.poll_transmit() else { break };
+            write_all(&mut writer, chunks).await?;
+        }
+        let wants_bytes = connection.wants_bytes();
+        let busy = !waiting.is_empty();
+        tokio::select! {
+            Some((ticket, response)) = waiting.next(), if busy => {
+                connection.respond(ticket, &response?)?;
+            }
+            read = read_some(&mut reader, &mut connection, busy, &options), if wants_bytes => {
+                if read? == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn read_some(
+    reader: &mut tokio::net::tcp::OwnedReadHalf,
+    connection: &mut ServerConnection,
+    busy: bool,
+    options: &ServerOptions,
+) -> Result<usize> {
+    let limit = if connection.is_mid_frame() {
+        options.max_request_time
+    } else if busy {
+        // A long poll is under way: silence is what the client promised.
+        Duration::MAX
+    } else {
+        options.max_idle
+    };
+    match timeout(limit, reader.read_buf(connection.read_buffer())).await {
+        Ok(read) => Ok(read?),
+        Err(_) => Err(Error::new(ErrorKind::Timeout, "nothing arrived in time")),
+    }
+}
+
+fn check_unacknowledged(response: &crate::protocol::Response) -> Result<()> {
+    if let crate::protocol::Response::Produce(response) = response {
+        for topic in &response.responses {
+            for partition in &topic.partition_responses {
+                if partition.error_code != crate::protocol::ErrorCode::NONE {
+                    let at = format!(
+                        "a produce without acknowledgement failed partition={}-{}",
+                        topic.name, partition.index
+                    );
+                    return Err(Error::from_code(partition.error_code, at));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write_all(writer: &mut tokio::net::tcp::OwnedWriteHalf, chunks: Vec<Bytes>) -> io::Result<()> {
+    let mut chunks = std::collections::VecDeque::from(chunks);
+    while !chunks.is_empty() {
+        let slices: Vec<io::IoSlice<'_>> = chunks.iter().take(64).map(|chunk| io::IoSlice::new(chunk)).collect();
+        let mut written = writer.write_vectored(&slices).await?;
+        if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while let Some(first) = chunks.front_mut() {
+            if written >= first.len() {
+                written -= first.len();
+                chunks.pop_front();
+            } else {
+                first.advance(written);
+                break;
+            }
+        }
+    }
+    Ok(())
+}

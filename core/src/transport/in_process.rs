@@ -1,0 +1,339 @@
+//! The embedded broker behind one lock, and the way into it without encoding or copying.
+//!
+//! [`Embedded`] does what [`Broker`] leaves to its shell: it takes the lock, hands a request in, drains what came out,
+//! and lets go. An answer that is there at once is returned without any other thread taking part. The lock is never held
+//! over a wait for a device: checks of produced batches come before it, reads of records after it, and tasks go to a
+//! [`Runner`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use futures::future::{self, BoxFuture, Either};
+use futures::task::AtomicWaker;
+
+use super::{Endpoint, Transport};
+use crate::broker::{Broker, BrokerConfig, Context, Incoming, Reply, RequestId, Task, serves};
+use crate::clock::Clock;
+use crate::protocol::{Request, Response, Versions};
+use crate::storage::Device;
+use crate::{Error, ErrorKind, Result};
+
+/// Runs work that may wait for a device away from the broker's lock.
+pub trait Runner: Send + Sync + fmt::Debug {
+    /// Runs `job` soon, on a thread that may block.
+    fn run(&self, job: Box<dyn FnOnce() + Send>);
+}
+
+/// Runs work where it is: for devices that do not make anybody wait, and for platforms with one thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunInline;
+
+impl Runner for RunInline {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        job();
+    }
+}
+
+/// An embedded broker that any number of threads, connections and clients may use. Clones are handles to the same broker.
+#[derive(Clone)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+    runner: Arc<dyn Runner>,
+    max_decompressed_bytes: usize,
+    /// Wakes the driver when a deadline may have come closer.
+    alarm: AtomicWaker,
+    alarmed: AtomicBool,
+}
+
+struct State {
+    /// `None` once it is closed: everything it held is given back then.
+    broker: Option<Broker>,
+    waiting: HashMap<RequestId, oneshot::Sender<Reply>>,
+    next_id: u64,
+    /// When the driver wakes by itself.
+    next_timeout: Option<i64>,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// Opens the broker whose logs are on `device`. Spawn [`Self::drive`], or deadlines and retention do not work.
+    ///
+    /// # Errors
+    /// See [`Broker::open`].
+    pub fn open(
+        device: Arc<dyn Device>,
+        config: BrokerConfig,
+        clock: Arc<dyn Clock>,
+        runner: Arc<dyn Runner>,
+        seed: u64,
+    ) -> Result<Self> {
+        let max_decompressed_bytes = config.max_decompressed_bytes;
+        let broker = Broker::open(device, config, clock.now(), seed)?;
+        let state = State { broker: Some(broker), waiting: HashMap::new(), next_id: 0, next_timeout: None };
+        let embedded = Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                clock,
+                runner,
+                max_decompressed_bytes,
+                alarm: AtomicWaker::new(),
+                alarmed: AtomicBool::new(false),
+            }),
+        };
+        embedded.with(|_, _| ())?;
+        Ok(embedded)
+    }
+
+    /// Runs the broker's clockwork until the broker is closed.
+    pub fn drive(&self) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            loop {
+                let due = {
+                    let mut state = this.lock();
+                    let Some(broker) = &state.broker else { return };
+                    let due = broker.poll_timeout();
+                    state.next_timeout = due;
+                    due
+                };
+                let now = this.shared.clock.now();
+                match due {
+                    Some(due) if due <= now => {
+                        if this.with(|broker, now| broker.handle_timeout(now)).is_err() {
+                            return;
+                        }
+                    }
+                    due => {
+                        let wait = due.map_or(Duration::from_secs(3600), |due| {
+                            Duration::from_millis(u64::try_from(due - now).unwrap_or(0))
+                        });
+                        let alarm = future::poll_fn(|context| {
+                            this.shared.alarm.register(context.waker());
+                            if this.shared.alarmed.swap(false, Ordering::AcqRel) {
+                                Poll::Ready(())
+                            } else {
+                                Poll::Pending
+                            }
+                        });
+                        future::select(this.shared.clock.sleep(wait), alarm).await;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Hands a request in. The answer is ready at once unless the broker has to wait for something.
+    pub fn call(&self, context: &Context, request: Request) -> Call {
+        if !serves(request.api_key()) {
+            let message = format!("the embedded broker does not serve this api={}", request.api_key());
+            return Call(Either::Left(Some(Err(Error::new(ErrorKind::Unsupported, message)))));
+        }
+        let incoming = Incoming::check(request, self.shared.max_decompressed_bytes);
+        let now = self.shared.clock.now();
+        let mut state = self.lock();
+        let id = RequestId(state.next_id);
+        state.next_id += 1;
+        let Some(broker) = &mut state.broker else {
+            return Call(Either::Left(Some(Err(closed()))));
+        };
+        broker.handle_request(id, context, incoming, now);
+        let mut own = None;
+        let tasks = state.drain(Some((id, &mut own)));
+        let answer = match own {
+            Some(reply) => Either::Left(Some(Ok(reply))),
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.insert(id, sender);
+                Either::Right(receiver)
+            }
+        };
+        let alarm = state.comes_sooner();
+        drop(state);
+        self.after(tasks, alarm);
+        Call(answer)
+    }
+
+    /// Does `act` on the broker under its lock, and follows up on what came of it.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Broker, i64) -> T) -> Result<T> {
+        let now = self.shared.clock.now();
+        let mut state = self.lock();
+        let result = act(state.broker.as_mut().ok_or_else(closed)?, now);
+        let tasks = state.drain(None);
+        let alarm = state.comes_sooner();
+        drop(state);
+        self.after(tasks, alarm);
+        Ok(result)
+    }
+
+    /// Tells clients from now on to connect to `host` and `port`.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn advertise(&self, host: &str, port: u16) -> Result<()> {
+        self.with(|broker, _| broker.advertise(host, port))
+    }
+
+    /// The cluster's id.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn cluster_id(&self) -> Result<String> {
+        self.with(|broker, _| broker.cluster_id().to_owned())
+    }
+
+    /// What recovery cut or rebuilt when the broker was opened, a line each.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn recovered(&self) -> Result<Vec<String>> {
+        self.with(|broker, _| broker.recovered().iter().map(|(dir, recovery)| format!("{dir}: {recovery}")).collect())
+    }
+
+    /// Closes the broker: syncs everything, marks the directory as cleanly closed, answers who waits. Safe to repeat.
+    ///
+    /// # Errors
+    /// See [`Broker::close`].
+    pub fn close(&self) -> Result<()> {
+        let mut state = self.lock();
+        let Some(broker) = &mut state.broker else { return Ok(()) };
+        let result = broker.close(self.shared.clock.now());
+        // Tasks that are left would sync or remove what is closed by now; the next start takes up what they leave.
+        drop(state.drain(None));
+        state.broker = None;
+        state.waiting.clear();
+        drop(state);
+        self.wake_driver();
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a defect; the broker's state may still be served, as nothing in it is left half-done
+        // that a restart would not repair.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn after(&self, tasks: Vec<Task>, alarm: bool) {
+        for task in tasks {
+            let this = self.clone();
+            self.shared.runner.run(Box::new(move || {
+                let done = task.run();
+                // A broker that was closed meanwhile has synced by itself.
+                let _ = this.with(|broker, now| broker.handle_done(done, now));
+            }));
+        }
+        if alarm {
+            self.wake_driver();
+        }
+    }
+
+    fn wake_driver(&self) {
+        self.shared.alarmed.store(true, Ordering::Release);
+        self.shared.alarm.wake();
+    }
+}
+
+impl State {
+    /// Sends out every answer, but gives the one for `own` back; returns the tasks.
+    fn drain(&mut self, mut own: Option<(RequestId, &mut Option<Reply>)>) -> Vec<Task> {
+        let Some(broker) = &mut self.broker else { return Vec::new() };
+        while let Some((id, reply)) = broker.poll_response() {
+            match &mut own {
+                Some((wanted, slot)) if *wanted == id => **slot = Some(reply),
+                _ => {
+                    if let Some(sender) = self.waiting.remove(&id) {
+                        // Who asked may have gone away; its answer is nobody's then.
+                        let _ = sender.send(reply);
+                    }
+                }
+            }
+        }
+        let mut tasks = Vec::new();
+        while let Some(task) = broker.poll_task() {
+            tasks.push(task);
+        }
+        tasks
+    }
+
+    /// Whether the broker is due before the driver would wake by itself.
+    fn comes_sooner(&mut self) -> bool {
+        let due = self.broker.as_ref().and_then(Broker::poll_timeout);
+        let sooner = match (due, self.next_timeout) {
+            (Some(due), Some(next)) => due < next,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if sooner {
+            self.next_timeout = due;
+        }
+        sooner
+    }
+}
+
+/// The answer to a request that was handed in, as a future.
+#[derive(Debug)]
+pub struct Call(Either<Option<Result<Reply>>, oneshot::Receiver<Reply>>);
+
+impl Call {
+    /// The answer, if it was there at once: nothing has to be waited for.
+    pub fn try_take(&mut self) -> Option<Result<Response>> {
+        match &mut self.0 {
+            Either::Left(reply) => reply.take().map(|reply| reply.map(Reply::read)),
+            Either::Right(_) => None,
+        }
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// `Closed` when the broker was closed first.
+    pub async fn response(self) -> Result<Response> {
+        let reply = match self.0 {
+            Either::Left(reply) => reply.unwrap_or_else(|| Err(closed()))?,
+            Either::Right(receiver) => receiver.await.map_err(|_| closed())?,
+        };
+        Ok(reply.read())
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the embedded broker is closed")
+}
+
+/// The transport straight into the broker: every endpoint is this broker, and nothing is encoded.
+impl Transport for Embedded {
+    fn call<'a>(&'a self, _to: &'a Endpoint, request: Request) -> BoxFuture<'a, Result<Response>> {
+        let version = request.api_key().client_versions().map_or(0, |(_, max)| max);
+        let context = Context { version, client_id: "ottla".into(), host: "/in-process".into() };
+        let call = Embedded::call(self, &context, request);
+        Box::pin(call.response())
+    }
+
+    fn versions<'a>(&'a self, _to: &'a Endpoint) -> BoxFuture<'a, Result<Arc<Versions>>> {
+        Box::pin(future::ready(Ok(Arc::new(crate::broker::SERVED.iter().copied().collect()))))
+    }
+
+    fn close(&self, _to: &Endpoint) {}
+
+    fn separate(&self) -> Arc<dyn Transport> {
+        // Requests do not hold each other up here.
+        Arc::new(self.clone())
+    }
+}
