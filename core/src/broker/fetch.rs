@@ -391,7 +391,7 @@ impl Broker {
         self.responses.push_back((id, reply));
     }
 
-    pub(super) fn list_offsets(&mut self, id: RequestId, request: ListOffsetsRequest) {
+    pub(super) fn list_offsets(&mut self, id: RequestId, request: ListOffsetsRequest, version: i16) {
         // The latest offset is known once nothing below it can be taken back: wait for the sync that is due (Decision 2).
         let mut waits = Vec::new();
         for topic in &request.topics {
@@ -405,13 +405,13 @@ impl Broker {
         }
         waits.retain(|(id, end)| self.partition(*id).high_watermark() < *end);
         if !waits.is_empty() {
-            return self.defer(Then::ListOffsets(id, request), waits, None);
+            return self.defer(Then::ListOffsets(id, request, version), waits, None);
         }
-        self.answer_list_offsets(id, &request);
+        self.answer_list_offsets(id, &request, version);
     }
 
-    pub(super) fn answer_list_offsets(&mut self, id: RequestId, request: &ListOffsetsRequest) {
-        let topics = request
+    pub(super) fn answer_list_offsets(&mut self, id: RequestId, request: &ListOffsetsRequest, version: i16) {
+        let mut topics: Vec<ListOffsetsTopicResponse> = request
             .topics
             .iter()
             .map(|topic| ListOffsetsTopicResponse {
@@ -423,6 +423,10 @@ impl Broker {
                     .collect(),
             })
             .collect();
+        if version < 4 {
+            // Older versions have no place for it.
+            topics.iter_mut().flat_map(|topic| &mut topic.partitions).for_each(|answer| answer.leader_epoch = -1);
+        }
         self.respond(id, Response::ListOffsets(ListOffsetsResponse { topics, ..Default::default() }));
     }
 

@@ -133,7 +133,7 @@ enum Then {
     /// A Produce answer; partitions that do not make it by the deadline are answered with an error.
     Produce(produce::Pending),
     /// Look the offsets up again.
-    ListOffsets(RequestId, ListOffsetsRequest),
+    ListOffsets(RequestId, ListOffsetsRequest, i16),
     /// Tell the group coordinator.
     Persisted(PersistId),
     /// A topic was deleted: its directories may go now.
@@ -331,7 +331,7 @@ impl Broker {
         };
         match request {
             Request::Fetch(request) => self.fetch(id, context, request, now),
-            Request::ListOffsets(request) => self.list_offsets(id, request),
+            Request::ListOffsets(request) => self.list_offsets(id, request, context.version),
             Request::Metadata(request) => self.metadata(id, context, request, now),
             Request::CreateTopics(request) => self.create_topics(id, context, request, now),
             Request::DeleteTopics(request) => self.delete_topics(id, request, now),
@@ -644,7 +644,7 @@ impl Broker {
         match then {
             Then::Respond(id, response) => self.respond(id, response),
             Then::Produce(pending) => self.respond(pending.id, Response::Produce(pending.response)),
-            Then::ListOffsets(id, request) => self.list_offsets(id, request),
+            Then::ListOffsets(id, request, version) => self.list_offsets(id, request, version),
             Then::Persisted(id) => self.persisted.push((id, Ok(()))),
             Then::TopicDeleted { topic_id, dirs } => {
                 self.tasks.push_back(Task(TaskKind::RemoveDirs { device: Arc::clone(&self.device), dirs, topic_id }))
@@ -665,7 +665,7 @@ impl Broker {
                 log::error!("an answer is given although the metadata could not be synced: {response:?}");
                 self.respond(id, response);
             }
-            Then::ListOffsets(id, request) => self.answer_list_offsets(id, &request),
+            Then::ListOffsets(id, request, version) => self.answer_list_offsets(id, &request, version),
             Then::TopicDeleted { .. } => {}
         }
     }
