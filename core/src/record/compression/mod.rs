@@ -6,6 +6,7 @@
 
 mod lz4;
 mod snappy;
+mod zstd;
 
 #[cfg(test)]
 pub(super) use lz4::xxh32;
@@ -85,7 +86,7 @@ impl Compression {
             Self::Gzip => gzip(level.unwrap_or_default() as u32, plain, out),
             Self::Snappy => snappy::compress(plain, out),
             Self::Lz4 => lz4::compress(plain, out),
-            Self::Zstd => zstd(level.unwrap_or_default(), plain, out),
+            Self::Zstd => zstd::compress(level.unwrap_or_default(), plain, out),
         };
         result.map_err(|error| self.failed(&error, usize::MAX))
     }
@@ -96,9 +97,11 @@ impl Compression {
         let result = match self {
             Self::None => fill(packed, packed.len(), &mut plain, limit),
             Self::Gzip => fill(flate2::bufread::MultiGzDecoder::new(packed), packed.len(), &mut plain, limit),
-            Self::Zstd => zstd_reader(packed).and_then(|reader| fill(reader, packed.len(), &mut plain, limit)),
-            Self::Snappy => snappy::Blocks::new(packed).and_then(|blocks| concat(blocks, &mut plain, limit)),
-            Self::Lz4 => lz4::Blocks::new(packed).and_then(|blocks| concat(blocks, &mut plain, limit)),
+            Self::Zstd => zstd::decompress(packed, |reader| fill(reader, packed.len(), &mut plain, limit)).flatten(),
+            Self::Snappy => {
+                snappy::Blocks::new(packed).and_then(|blocks| concat(blocks, packed.len(), &mut plain, limit))
+            }
+            Self::Lz4 => lz4::Blocks::new(packed).and_then(|blocks| concat(blocks, packed.len(), &mut plain, limit)),
         };
         match result {
             Ok(()) => Ok(plain),
@@ -113,7 +116,8 @@ impl Compression {
         match self {
             Self::None => visit.visit(packed),
             Self::Gzip => visit.visit(BufReader::with_capacity(CHUNK, flate2::bufread::MultiGzDecoder::new(packed))),
-            Self::Zstd => visit.visit(BufReader::with_capacity(CHUNK, zstd_reader(packed).map_err(failed)?)),
+            Self::Zstd => zstd::decompress(packed, |reader| visit.visit(BufReader::with_capacity(CHUNK, reader)))
+                .map_err(failed)?,
             Self::Snappy => visit.visit(BlockReader::new(snappy::Blocks::new(packed).map_err(failed)?, limit)),
             Self::Lz4 => visit.visit(BlockReader::new(lz4::Blocks::new(packed).map_err(failed)?, limit)),
         }
@@ -151,9 +155,8 @@ pub(super) trait Visit {
 
 /// How much is decompressed at a time where that is ours to say.
 const CHUNK: usize = 32 * 1024;
-
-/// A window larger than this is refused: Kafka's own bound, and the library's.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// What is reserved at most before anything has come out.
+const AHEAD: usize = 4 << 20;
 
 fn gzip(level: u32, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(level));
@@ -161,26 +164,12 @@ fn gzip(level: u32, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     encoder.finish().map(drop)
 }
 
-fn zstd(level: i32, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    let start = out.len();
-    out.resize(start + zstd::zstd_safe::compress_bound(plain.len()), 0);
-    let written = zstd::bulk::Compressor::new(level)?.compress_to_buffer(plain, &mut out[start..])?;
-    out.truncate(start + written);
-    Ok(())
-}
-
-fn zstd_reader(packed: &[u8]) -> io::Result<zstd::Decoder<'static, &[u8]>> {
-    let mut reader = zstd::Decoder::with_buffer(packed)?;
-    reader.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-    Ok(reader)
-}
-
 /// Reads to the end. The buffer starts at a multiple of the compressed size and doubles, so that
 /// zstd finds room for a whole frame and decodes straight into it.
 fn fill(mut reader: impl Read, packed: usize, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     // Room for a byte more, so that a read tells the end from the limit.
     let end = limit.saturating_add(1);
-    out.resize(packed.saturating_mul(4).clamp(CHUNK, 4 << 20).min(end), 0);
+    out.resize(packed.saturating_mul(4).clamp(CHUNK, AHEAD).min(end), 0);
     let mut filled = 0;
     loop {
         match reader.read(&mut out[filled..]) {
@@ -208,7 +197,8 @@ trait NextBlock {
 }
 
 /// Reads all blocks.
-fn concat(mut blocks: impl NextBlock, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+fn concat(mut blocks: impl NextBlock, packed: usize, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+    out.reserve(packed.saturating_mul(3).min(limit).min(AHEAD));
     while blocks.next_block(out, limit)? {
         if out.len() > limit {
             return Err(too_large());
