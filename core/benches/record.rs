@@ -53,26 +53,24 @@ fn append(c: &mut Criterion) {
         let capacity = count * (value + 24) + Batch::HEADER_LEN;
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("value={value} records={count}"), |b| {
-            b.iter_batched_ref(
-                || Builder::new(options(Compression::None, capacity)),
-                |builder| fill(builder, black_box(&events)),
-                BatchSize::SmallInput,
-            );
+            b.iter(|| {
+                let mut builder = Builder::new(options(Compression::None, capacity));
+                fill(&mut builder, black_box(&events));
+                builder
+            });
         });
     }
     let events = events(140, 100);
     group.throughput(Throughput::Elements(140));
     group.bench_function("value=100 records=140 headers=2", |b| {
-        b.iter_batched_ref(
-            || Builder::new(options(Compression::None, 32 << 10)),
-            |builder| {
-                for (key, value) in &events {
-                    let headers = [("trace", Some(&b"0123456789abcdef"[..])), ("kind", None)];
-                    builder.append(1_700_000_000_000, Some(key), Some(value), headers.into_iter()).expect("room");
-                }
-            },
-            BatchSize::SmallInput,
-        );
+        b.iter(|| {
+            let mut builder = Builder::new(options(Compression::None, 32 << 10));
+            for (key, value) in black_box(&events) {
+                let headers = [("trace", Some(&b"0123456789abcdef"[..])), ("kind", None)];
+                builder.append(1_700_000_000_000, Some(key), Some(value), headers.into_iter()).expect("room");
+            }
+            builder
+        });
     });
     group.finish();
 }
@@ -89,7 +87,7 @@ fn seal(c: &mut Criterion) {
                 b.iter_batched(
                     || builder.clone(),
                     |builder| builder.seal(ProducerFields::NONE).expect("records"),
-                    BatchSize::SmallInput,
+                    BatchSize::LargeInput,
                 );
             });
         }
