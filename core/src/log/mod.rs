@@ -245,6 +245,10 @@ impl Log {
         };
         let base_offset = self.end;
         let mut next_offset = self.end;
+        if let Some(latest_epoch) = self.epochs.latest().filter(|latest| leader_epoch < *latest) {
+            let (log, end) = (self.place.dir.to_string(), self.end);
+            return Err(LogError::GoesBack { log, base_offset, leader_epoch, end, latest_epoch }.into());
+        }
         self.headers.clear();
         for batch in batches {
             let size = batch.size();
@@ -1059,6 +1063,7 @@ impl Slice {
         let failed = |source| LogError::Device { action: "reading a segment", log: dir.to_string(), source };
         let bytes = file.read_at(self.position, self.len).map_err(failed)?;
         let mut next_offset = self.first_offset;
+        let mut epoch = -1;
         // The start of the last batch that nothing behind it has confirmed.
         let (mut at, mut last) = (0, 0);
         let damage = loop {
@@ -1074,7 +1079,10 @@ impl Slice {
                 // One of the two is wrong, and no checksum says which.
                 break Some((last, Damage::OffsetGoesBack));
             }
-            next_offset = header.next_offset();
+            if header.leader_epoch < epoch {
+                break Some((last, Damage::EpochGoesBack));
+            }
+            (next_offset, epoch) = (header.next_offset(), header.leader_epoch);
             if rest.len() <= header.size as usize {
                 break None;
             }

@@ -141,7 +141,7 @@ pub(super) fn open(
     // From where on checksums count.
     let mut verify_from = checkpoints.recovery_point.max(0);
     if verify_from == i64::MAX {
-        match log.load_tail().and_then(|()| check_last(&log)) {
+        match log.load_tail().and_then(|()| check_last(&log, checkpoints.start)) {
             Ok(()) => verify_from = log.end,
             Err(LogError::Damaged { .. }) => {
                 recovery.was_not_clean = true;
@@ -164,10 +164,19 @@ pub(super) fn open(
         epochs_are_known: !log.epochs.entries().is_empty(),
         without_index: found.without_index,
         epochs_changed: false,
+        start: checkpoints.start,
+        epochs_disagree: false,
         cut: None,
     };
     walk.run(&mut log, walk_from, &mut recovery)?;
     log.load_tail()?;
+    if log.end < walk_from {
+        log.reload_producers()?;
+    }
+    // Nobody knows whether a crash of this process or of the machine was before; the first sync covers both.
+    for at in log.segment_at(verify_from)..log.segments.len() - 1 {
+        log.unsynced.add_file(Arc::clone(log.segments[at].file(&log.place)?));
+    }
     finish(&mut log, checkpoints, &mut recovery)?;
     recovery.end = log.end;
     Ok((log, recovery))
@@ -238,15 +247,48 @@ fn split_name(name: &str) -> Option<(i64, &str)> {
 }
 
 /// After a clean close the last batch is still looked at.
-fn check_last(log: &Log) -> Result<(), LogError> {
+fn check_last(log: &Log, start: i64) -> Result<(), LogError> {
     let Some(last) = log.tail.recent.back() else { return Ok(()) };
     let segment = log.active();
     let file = segment.file(&log.place)?;
     let mut scan = Scan::with_window(&**file, last.position, segment.size, 0);
-    match scan.next(true).map_err(log.place.failed("reading a segment"))? {
-        Step::Damaged(position, reason) => Err(log.place.damaged(segment.base, position, reason)),
-        _ => Ok(()),
+    let reason = match scan.next(true).map_err(log.place.failed("reading a segment"))? {
+        Step::Damaged(_, reason) => reason,
+        // No checksum covers the offset and the epoch, but others have noted them.
+        Step::Batch(_, header) if disagrees(&log.epochs, &header, start) => Damage::Contradicted,
+        _ if log.snapshots.binary_search(&log.end).is_err() => Damage::Contradicted,
+        _ => return Ok(()),
+    };
+    Err(log.place.damaged(segment.base, last.position, reason))
+}
+
+/// Whether the history has another epoch for a batch than the batch itself. Below the log start it has none.
+fn disagrees(epochs: &Epochs, header: &Header, start: i64) -> bool {
+    let last = header.last_offset();
+    header.leader_epoch >= 0 && last >= start && epochs.epoch_at(last) != Some(header.leader_epoch)
+}
+
+/// Makes the history of epochs from the batches alone.
+fn rebuild_epochs(log: &mut Log) -> Result<(), LogError> {
+    let mut epochs = Epochs::default();
+    for segment in &log.segments {
+        let mut scan = Scan::new(&**segment.file(&log.place)?, 0, segment.size);
+        loop {
+            match scan.next(false).map_err(log.place.failed("reading a segment"))? {
+                Step::Batch(_, header) => {
+                    epochs.assign(header.leader_epoch, header.base_offset.max(log.start));
+                }
+                Step::End => break,
+                Step::Damaged(..) => {
+                    let offsets = segment.base..i64::MAX;
+                    if scan.resync(offsets).map_err(log.place.failed("reading a segment"))?.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
     }
+    log.replace_epochs(epochs)
 }
 
 /// One way through the batches: verifies, indexes, notes producers and epochs, and stops where the log has to be cut.
@@ -256,6 +298,10 @@ struct Walk {
     epochs_are_known: bool,
     without_index: Vec<i64>,
     epochs_changed: bool,
+    /// The log start offset as it is known elsewhere.
+    start: i64,
+    /// The history is not that of the batches.
+    epochs_disagree: bool,
     cut: Option<(usize, u64, Damage)>,
 }
 
@@ -350,7 +396,10 @@ impl Walk {
                 log.unsynced.add_file(file);
             }
         }
-        if self.epochs_changed {
+        if self.epochs_disagree {
+            log::warn!("leader epochs are not those of the batches and are made anew log={}", log.place.dir);
+            rebuild_epochs(log)?;
+        } else if self.epochs_changed {
             log.replace_epochs(log.epochs.clone())?;
         }
         Ok(())
@@ -493,6 +542,7 @@ impl Walk {
             segment.aborted.push(aborted);
         }
         self.epochs_changed |= log.epochs.assign(header.leader_epoch, header.base_offset);
+        self.epochs_disagree |= disagrees(&log.epochs, header, self.start);
         Ok(())
     }
 }

@@ -1,9 +1,7 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::*;
-use crate::record::{Builder, BuilderOptions, Compression, NO_HEADERS, ProducerFields, batches};
+use crate::record::{Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
 use crate::storage::memory::{Loss, MemoryDevice};
 
 const NOW: Timestamp = 1_700_000_000_000;
@@ -122,4 +120,266 @@ fn a_torn_tail_is_cut_at_the_last_whole_batch() {
         let kept = if len < whole { 0 } else { whole };
         assert_eq!(cut, (len > kept).then_some((kept as u64, (len - kept) as u64, 0)), "len={len}");
     }
+}
+
+// Crashes at every operation.
+
+/// One state that the log went through, or was on its way to.
+#[derive(Clone, Default)]
+struct Version {
+    /// From offset 0 on, also what retention took.
+    batches: Vec<Batch>,
+    start: i64,
+}
+
+impl Version {
+    fn end(&self) -> i64 {
+        self.batches.last().map_or(0, Batch::next_offset)
+    }
+}
+
+/// What a log should have.
+struct Script {
+    log: Option<Log>,
+    device: MemoryDevice,
+    config: LogConfig,
+    now: Version,
+    /// Every state since the last sync.
+    since_sync: Vec<Version>,
+    synced: i64,
+}
+
+impl Script {
+    /// Goes through everything that a log does, until the power goes.
+    fn run(device: &MemoryDevice, config: &LogConfig) -> Self {
+        let device = device.clone();
+        let mut script =
+            Self { log: None, device, config: config.clone(), now: Version::default(), since_sync: vec![], synced: 0 };
+        let _ = script.steps();
+        script
+    }
+
+    fn steps(&mut self) -> Result<()> {
+        self.since_sync.push(Version::default());
+        self.open(Checkpoints::default())?;
+        let producer = |sequence| ProducerFields { producer_id: 7, producer_epoch: 0, base_sequence: sequence };
+        let other = |sequence| ProducerFields { producer_id: 8, producer_epoch: 1, base_sequence: sequence };
+        self.append(&[batch(2, NOW, "first")], 0)?;
+        self.sync()?;
+        for number in 0..4 {
+            self.append(&[produced(2, NOW + 10, "idempotent", producer(number * 2), false)], 0)?;
+        }
+        self.append(&[produced(1, NOW + 20, "transaction", other(0), true), batch(1, NOW, "between")], 0)?;
+        self.sync()?;
+        self.append(&[marker_batch(8, 1, ControlType::Abort)], 0)?;
+        self.append(&[produced(3, NOW + 30, "open", other(1), true)], 1)?;
+        self.append(&[batch(3, NOW, "x"), batch(3, NOW, "y"), batch(3, NOW, "z")], 1)?;
+        self.sync()?;
+        self.append(&[batch(3, NOW + 40, "cut")], 2)?;
+        self.append(&[produced(3, NOW + 40, "cut", producer(8), false)], 2)?;
+        self.truncate(12)?;
+        self.append(&[batch(4, NOW + 50, "after")], 3)?;
+        self.sync()?;
+        self.append(&[batch(4, NOW + 50, "more")], 3)?;
+        self.append(&[marker_batch(8, 1, ControlType::Abort)], 3)?;
+        self.close()?;
+        self.open(Checkpoints::CLEAN)?;
+        self.append(&[batch(2, NOW + 60, "reopened")], 3)?;
+        self.append(&[produced(2, NOW + 60, "reopened", producer(8), false)], 4)?;
+        self.set_start(5)?;
+        self.retain()?;
+        self.append(&[batch(5, NOW + 70, "tail")], 4)?;
+        self.sync()?;
+        self.append(&[batch(5, NOW + 80, "end")], 4)?;
+        self.reset(100)?;
+        Ok(())
+    }
+
+    fn log(&mut self) -> &mut Log {
+        self.log.as_mut().unwrap()
+    }
+
+    fn intend(&mut self, version: Version) {
+        self.since_sync.push(version.clone());
+        self.now = version;
+    }
+
+    fn open(&mut self, checkpoints: Checkpoints) -> Result<()> {
+        let device = Arc::new(self.device.clone());
+        let checkpoints = Checkpoints { start: self.now.start, ..checkpoints };
+        let (log, _) = Log::open(device, DIR, self.config.clone(), checkpoints, NOW)?;
+        assert_eq!(log.end(), self.now.end());
+        self.log = Some(log);
+        Ok(())
+    }
+
+    fn append(&mut self, batches: &[Batch], epoch: i32) -> Result<()> {
+        let mut version = self.now.clone();
+        for batch in batches {
+            let stamped = batch.stamped(version.end(), epoch);
+            version.batches.push(stamped);
+            // A call may be cut short between two batches.
+            self.since_sync.push(version.clone());
+        }
+        self.intend(version);
+        self.log().append(batches, epoch, NOW)?;
+        assert_eq!(self.log().end(), self.now.end());
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let point = self.log().sync_point();
+        let end = point.end();
+        point.run()?;
+        self.synced = end;
+        self.since_sync = vec![self.now.clone()];
+        Ok(())
+    }
+
+    fn truncate(&mut self, to: i64) -> Result<()> {
+        let mut version = self.now.clone();
+        version.batches.retain(|batch| batch.next_offset() <= to);
+        self.synced = self.synced.min(version.end());
+        self.intend(version);
+        self.log().truncate(to)?;
+        assert_eq!(self.log().end(), self.now.end());
+        Ok(())
+    }
+
+    fn set_start(&mut self, start: i64) -> Result<()> {
+        let version = Version { start, ..self.now.clone() };
+        self.intend(version);
+        self.log().set_start(start)
+    }
+
+    fn retain(&mut self) -> Result<()> {
+        let end = self.log().end();
+        for removal in self.log().retain(NOW, end)? {
+            removal.run()?;
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, start: i64) -> Result<()> {
+        self.synced = 0;
+        self.since_sync.push(Version { batches: vec![], start });
+        self.log().reset(start)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let point = self.log().close();
+        point.run()?;
+        self.synced = self.now.end();
+        self.since_sync = vec![self.now.clone()];
+        Ok(())
+    }
+
+    /// Checks what a crash left.
+    fn check(&self, log: &Log, what: &str) {
+        let found = read_from(log, log.start());
+        let mut next = log.start();
+        for batch in &found {
+            assert!(batch.base_offset() <= next, "{what}: a hole at {next} in {}", drawn(log));
+            next = batch.next_offset();
+        }
+        assert_eq!(next, log.end(), "{what}: {}", drawn(log));
+        if log.end() == 100 && found.is_empty() {
+            return; // reset
+        }
+        assert!(log.end() >= self.synced, "{what}: synced={} {}", self.synced, drawn(log));
+        let version = self.since_sync.iter().find(|version| {
+            let same = version.batches.iter().filter(|batch| batch.next_offset() > log.start());
+            found.len() <= same.clone().count() && same.zip(&found).all(|(a, b)| a == b)
+        });
+        let Some(version) = version else { panic!("{what}: never was {}", drawn(log)) };
+        if log.segments().next().unwrap().0 == 0 {
+            let mut producers = Producers::default();
+            let mut aborted = Vec::new();
+            for batch in version.batches.iter().filter(|batch| batch.next_offset() <= log.end()) {
+                let header = Header::of(batch, batch.base_offset(), 0);
+                aborted.extend(note_producer(&mut producers, &header, marker(batch)));
+            }
+            assert_eq!(log.producers().to_snapshot(), producers.to_snapshot(), "{what}: {}", drawn(log));
+            assert_eq!(log.aborted(0, i64::MAX), aborted, "{what}: {}", drawn(log));
+        }
+        // The history loses what lies below the log start when that is raised, not when somebody has stored it.
+        for batch in found.iter().filter(|batch| batch.last_offset() >= self.now.start) {
+            assert_eq!(log.epochs().epoch_at(batch.last_offset()), Some(batch.partition_leader_epoch()), "{what}");
+        }
+    }
+}
+
+fn marker_batch(producer_id: i64, epoch: i16, control_type: ControlType) -> Batch {
+    crate::record::control_batch(0, 0, producer_id, epoch, control_type, 0, NOW + 25)
+}
+
+fn crash_config() -> LogConfig {
+    LogConfig { segment_bytes: 600, index_interval_bytes: 150, ..config() }
+}
+
+#[test]
+fn a_crash_at_any_operation_loses_nothing_that_was_synced() {
+    let config = crash_config();
+    let device = MemoryDevice::durable();
+    let script = Script::run(&device, &config);
+    assert_eq!(script.log.as_ref().unwrap().end(), 100, "the script runs to its end");
+    let operations = device.operations();
+    assert!(operations > 100, "{operations}");
+    let losses = [Loss::Unsynced, Loss::Nothing].into_iter().chain((0..6).map(Loss::Torn));
+    let losses: Vec<Loss> = losses.collect();
+    for operation in 0..operations {
+        let device = MemoryDevice::durable();
+        device.power_off_at(operation);
+        let script = Script::run(&device, &config);
+        for loss in &losses {
+            for recovery_point in [0, script.synced] {
+                let what = format!("operation={operation} {loss:?} recovery_point={recovery_point}");
+                let left = device.crash(*loss);
+                let checkpoints = Checkpoints { start: 0, recovery_point };
+                let (log, recovery) = open(&left, &config, checkpoints);
+                let what = format!("{what}: {recovery}");
+                script.check(&log, &what);
+                let drawing = (log.start(), log.end(), drawn(&log));
+                // Once more, whether or not what recovery did was kept.
+                for again in [Loss::Unsynced, Loss::Nothing] {
+                    let (log, _) = open(&left.crash(again), &config, checkpoints);
+                    assert_eq!((log.start(), log.end(), drawn(&log)), drawing, "{what}: {again:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_inside_recovery_changes_nothing() {
+    let config = crash_config();
+    let device = MemoryDevice::durable();
+    Script::run(&device, &config);
+    let mut cuts = 0;
+    for operation in (0..device.operations()).step_by(3) {
+        let device = MemoryDevice::durable();
+        device.power_off_at(operation);
+        let script = Script::run(&device, &config);
+        for seed in 0..3 {
+            let left = device.crash(Loss::Torn(seed));
+            let checkpoints = Checkpoints { start: 0, recovery_point: script.synced };
+            let undisturbed = left.crash(Loss::Nothing);
+            let (log, recovery) = open(&undisturbed, &config, checkpoints);
+            cuts += usize::from(recovery.cut.is_some());
+            let expected = (log.start(), log.end(), drawn(&log));
+            for second in 0..undisturbed.operations() {
+                for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn(second)] {
+                    let disturbed = left.crash(Loss::Nothing);
+                    disturbed.power_off_at(second);
+                    let device: Arc<dyn Device> = Arc::new(disturbed.clone());
+                    // Some things that recovery does may fail, so it may even succeed.
+                    let _ = Log::open(device, DIR, config.clone(), checkpoints, NOW);
+                    let (log, _) = open(&disturbed.crash(loss), &config, checkpoints);
+                    let found = (log.start(), log.end(), drawn(&log));
+                    assert_eq!(found, expected, "operation={operation} seed={seed} second={second} {loss:?}");
+                }
+            }
+        }
+    }
+    assert!(cuts > 20, "{cuts}");
 }

@@ -540,6 +540,13 @@ impl File for MemoryFile {
 }
 
 impl DataChange {
+    fn appended(&self) -> usize {
+        match self {
+            Self::Append(bytes) => bytes.len(),
+            Self::Truncate(_) => 0,
+        }
+    }
+
     fn apply(self, chunks: &mut Vec<(u64, Bytes)>) {
         match self {
             Self::Append(bytes) => {
@@ -630,9 +637,10 @@ impl Content {
                 }
                 let mut bytes = join(&chunks);
                 let synced = end_of(&self.durable).min(bytes.len() as u64) as usize;
-                if chance.below(3) == 0 {
+                if kept < self.pending.len() && chance.below(3) == 0 {
                     // The size is there, the data is not.
-                    bytes.resize(bytes.len() + chance.below(2 * SECTOR_BYTES), 0);
+                    let missing = self.pending[kept..].iter().map(DataChange::appended).sum::<usize>();
+                    bytes.resize(bytes.len() + chance.below(missing.min(2 * SECTOR_BYTES) + 1), 0);
                 }
                 if chance.below(3) == 0 {
                     for sector in bytes[synced..].chunks_mut(SECTOR_BYTES) {
