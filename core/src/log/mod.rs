@@ -350,7 +350,7 @@ impl Log {
                 position: first.position,
                 len,
                 first_offset: first.base_offset,
-                upto,
+                upto: upto.min(next_base),
             });
         }
         Ok(Slice::empty())
@@ -360,12 +360,12 @@ impl Log {
     /// when there is none below `upto`.
     pub fn offset_for_time(&self, timestamp: Timestamp, upto: i64) -> Result<Option<(Timestamp, i64)>> {
         let first = self.segment_at(self.start);
-        for (at, segment) in self.segments.iter().enumerate().skip(first) {
+        for at in first..self.segments.len() {
             let Some((largest, _)) = self.largest_in(at)? else { continue };
             if largest < timestamp {
                 continue;
             }
-            let found = self.record_in(segment, |header| header.max_timestamp >= timestamp, timestamp)?;
+            let found = self.record_in(at, |header| header.max_timestamp >= timestamp, timestamp)?;
             if let Some((timestamp, offset)) = found {
                 return Ok((offset < upto).then_some((timestamp, offset)));
             }
@@ -385,7 +385,7 @@ impl Log {
             }
         }
         let Some((at, largest)) = found else { return Ok(None) };
-        self.record_in(&self.segments[at], |header| header.max_timestamp >= largest, largest)
+        self.record_in(at, |header| header.max_timestamp >= largest, largest)
     }
 
     /// Cuts everything from the batch that holds `to` on, or from the first one above it. Whole batches stay, so the end is
@@ -512,11 +512,12 @@ impl Log {
     /// The first record of a segment with a timestamp from `timestamp` on, in the first batch that `may_have` it.
     fn record_in(
         &self,
-        segment: &Segment,
+        at: usize,
         may_have: impl Fn(&Header) -> bool,
         timestamp: Timestamp,
     ) -> Result<Option<(Timestamp, i64)>> {
         let reading = || self.place.failed("reading a segment");
+        let segment = &self.segments[at];
         let entry = segment.indexes(&self.place)?.before_time(timestamp);
         // An entry says that nothing up to its offset is later; its batch may be the first that is.
         let mut from = self.start;
@@ -528,27 +529,44 @@ impl Log {
         }
         let Some(first) = segment.locate(&self.place, from)? else { return Ok(None) };
         let mut scan = Scan::with_window(&**segment.file(&self.place)?, first.position, segment.size, 8 * 1024);
-        loop {
-            match scan.next(false).map_err(reading())? {
-                Step::Batch(position, header) if may_have(&header) => {
-                    let bytes = segment.bytes(&self.place, position, header.size)?;
-                    let batch = Batch::single(bytes).map_err(|error| self.bad_batch(&error))?;
-                    let records =
-                        batch.records(Limits::MAX_DECOMPRESSED_BYTES).map_err(|error| self.bad_batch(&error))?;
-                    for record in records.iter() {
-                        let record = record.map_err(|error| self.bad_batch(&error))?;
-                        if record.timestamp >= timestamp && record.offset >= self.start {
-                            return Ok(Some((record.timestamp, record.offset)));
-                        }
+        let limit = self.segments.get(at + 1).map_or(self.end, |next| next.base);
+        let mut next_offset = first.base_offset;
+        // Here offsets and timestamps are believed, so both are checked: the offset by the batch that follows.
+        let mut found = None;
+        let (position, reason) = loop {
+            match scan.next(true).map_err(reading())? {
+                Step::Batch(position, header) => {
+                    if header.base_offset < next_offset || header.next_offset() > limit {
+                        break (position, Damage::OffsetGoesBack);
+                    }
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    next_offset = header.next_offset();
+                    if may_have(&header) {
+                        let bytes = segment.bytes(&self.place, position, header.size)?;
+                        let batch = Batch::single(bytes).map_err(|error| self.bad_batch(&error))?;
+                        found = self.record_at_time(&batch, timestamp)?;
                     }
                 }
-                Step::Batch(..) => {}
-                Step::End => return Ok(None),
-                Step::Damaged(position, reason) => {
-                    return Err(self.place.damaged(segment.base, position, reason).into());
-                }
+                Step::End => return Ok(found),
+                Step::Damaged(..) if found.is_some() => return Ok(found),
+                Step::Damaged(position, reason) => break (position, reason),
+            }
+        };
+        Err(self.place.damaged(segment.base, position, reason).into())
+    }
+
+    /// The first record of a batch with a timestamp from `timestamp` on, at or above the log start.
+    fn record_at_time(&self, batch: &Batch, timestamp: Timestamp) -> Result<Option<(Timestamp, i64)>> {
+        let records = batch.records(Limits::MAX_DECOMPRESSED_BYTES).map_err(|error| self.bad_batch(&error))?;
+        for record in records.iter() {
+            let record = record.map_err(|error| self.bad_batch(&error))?;
+            if record.timestamp >= timestamp && record.offset >= self.start {
+                return Ok(Some((record.timestamp, record.offset)));
             }
         }
+        Ok(None)
     }
 
     /// Writes the batches whose headers are in `self.headers`.

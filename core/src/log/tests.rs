@@ -147,16 +147,57 @@ struct Script {
     /// Every state since the last sync.
     since_sync: Vec<Version>,
     synced: i64,
+    /// Whether a step that fails is tried once more; with how many that happened.
+    tries_again: bool,
+    failed: usize,
 }
 
 impl Script {
     /// Goes through everything that a log does, until the power goes.
     fn run(device: &MemoryDevice, config: &LogConfig) -> Self {
-        let device = device.clone();
-        let mut script =
-            Self { log: None, device, config: config.clone(), now: Version::default(), since_sync: vec![], synced: 0 };
+        let mut script = Self::new(device, config);
         let _ = script.steps();
         script
+    }
+
+    fn new(device: &MemoryDevice, config: &LogConfig) -> Self {
+        Self {
+            log: None,
+            device: device.clone(),
+            config: config.clone(),
+            now: Version::default(),
+            since_sync: vec![],
+            synced: 0,
+            tries_again: false,
+            failed: 0,
+        }
+    }
+
+    /// Does a step on the log.
+    fn step<T>(&mut self, step: impl Fn(&mut Log) -> Result<T>) -> Result<T> {
+        if !self.tries_again {
+            return step(self.log());
+        }
+        let before = self.log.as_ref().map(|log| (log.end(), drawn(log)));
+        let error = match step(self.log()) {
+            Err(error) => error,
+            done => return done,
+        };
+        self.failed += 1;
+        let was_closed = self.log().append(&[], 0, NOW).is_err();
+        if was_closed {
+            let checkpoints = Checkpoints { start: self.now.start, recovery_point: self.synced };
+            self.log = Some(self.opened(checkpoints)?);
+        } else {
+            assert_eq!(before, self.log.as_ref().map(|log| (log.end(), drawn(log))), "nothing of it stays: {error}");
+            assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+        }
+        step(self.log())
+    }
+
+    fn opened(&self, checkpoints: Checkpoints) -> Result<Log> {
+        let device = Arc::new(self.device.clone());
+        Ok(Log::open(device, DIR, self.config.clone(), checkpoints, NOW)?.0)
     }
 
     fn steps(&mut self) -> Result<()> {
@@ -191,8 +232,7 @@ impl Script {
         self.append(&[batch(5, NOW + 70, "tail")], 4)?;
         self.sync()?;
         self.append(&[batch(5, NOW + 80, "end")], 4)?;
-        self.reset(100)?;
-        Ok(())
+        self.reset(100)
     }
 
     fn log(&mut self) -> &mut Log {
@@ -205,9 +245,14 @@ impl Script {
     }
 
     fn open(&mut self, checkpoints: Checkpoints) -> Result<()> {
-        let device = Arc::new(self.device.clone());
         let checkpoints = Checkpoints { start: self.now.start, ..checkpoints };
-        let (log, _) = Log::open(device, DIR, self.config.clone(), checkpoints, NOW)?;
+        let log = match self.opened(checkpoints) {
+            Err(_) if self.tries_again => {
+                self.failed += 1;
+                self.opened(checkpoints)?
+            }
+            opened => opened?,
+        };
         assert_eq!(log.end(), self.now.end());
         self.log = Some(log);
         Ok(())
@@ -222,16 +267,17 @@ impl Script {
             self.since_sync.push(version.clone());
         }
         self.intend(version);
-        self.log().append(batches, epoch, NOW)?;
+        self.step(|log| log.append(batches, epoch, NOW))?;
         assert_eq!(self.log().end(), self.now.end());
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
-        let point = self.log().sync_point();
-        let end = point.end();
-        point.run()?;
-        self.synced = end;
+        self.synced = self.step(|log| {
+            let point = log.sync_point();
+            let end = point.end();
+            point.run().map(|()| end)
+        })?;
         self.since_sync = vec![self.now.clone()];
         Ok(())
     }
@@ -241,7 +287,7 @@ impl Script {
         version.batches.retain(|batch| batch.next_offset() <= to);
         self.synced = self.synced.min(version.end());
         self.intend(version);
-        self.log().truncate(to)?;
+        self.step(|log| log.truncate(to))?;
         assert_eq!(self.log().end(), self.now.end());
         Ok(())
     }
@@ -249,13 +295,17 @@ impl Script {
     fn set_start(&mut self, start: i64) -> Result<()> {
         let version = Version { start, ..self.now.clone() };
         self.intend(version);
-        self.log().set_start(start)
+        self.step(|log| log.set_start(start))
     }
 
     fn retain(&mut self) -> Result<()> {
-        let end = self.log().end();
-        for removal in self.log().retain(NOW, end)? {
-            removal.run()?;
+        let removals = self.step(|log| log.retain(NOW, log.end()))?;
+        for removal in removals {
+            // What is not removed is found again.
+            match removal.run() {
+                Err(_) if self.tries_again => self.failed += 1,
+                removed => removed?,
+            }
         }
         Ok(())
     }
@@ -263,12 +313,19 @@ impl Script {
     fn reset(&mut self, start: i64) -> Result<()> {
         self.synced = 0;
         self.since_sync.push(Version { batches: vec![], start });
-        self.log().reset(start)
+        self.step(|log| log.reset(start))
     }
 
     fn close(&mut self) -> Result<()> {
-        let point = self.log().close();
-        point.run()?;
+        match self.log().close().run() {
+            Err(_) if self.tries_again => {
+                self.failed += 1;
+                let checkpoints = Checkpoints { start: self.now.start, recovery_point: self.synced };
+                self.log = Some(self.opened(checkpoints)?);
+                self.log().close().run()?;
+            }
+            closed => closed?,
+        }
         self.synced = self.now.end();
         self.since_sync = vec![self.now.clone()];
         Ok(())
@@ -382,4 +439,204 @@ fn a_crash_inside_recovery_changes_nothing() {
         }
     }
     assert!(cuts > 20, "{cuts}");
+}
+
+#[test]
+fn a_full_device_leaves_nothing_half_done_at_any_operation() {
+    let config = crash_config();
+    let device = MemoryDevice::durable();
+    Script::run(&device, &config);
+    let mut failed = 0;
+    for operation in 0..device.operations() {
+        let device = MemoryDevice::durable();
+        device.fail_at(operation, io::ErrorKind::StorageFull);
+        let mut script = Script::new(&device, &config);
+        script.tries_again = true;
+        script.steps().unwrap_or_else(|error| panic!("operation={operation}: {error}"));
+        failed += script.failed;
+    }
+    assert!(failed > 60, "{failed}");
+}
+
+#[test]
+fn a_full_device_refuses_appends_until_there_is_room() {
+    let config = LogConfig { segment_bytes: 1000, index_interval_bytes: 100, ..config() };
+    let (device, mut log) = fresh(&config);
+    log.append(&[batch(2, NOW, "fits")], 0, NOW).unwrap();
+    for spare in 0..1500 {
+        let used: u64 = device.files().values().map(|bytes| bytes.len() as u64).sum();
+        device.set_capacity(Some(used + spare));
+        let before = (log.end(), drawn(&log));
+        let three = [batch(5, NOW, "does not fit"), batch(5, NOW, "does not fit"), batch(5, NOW, "does not fit")];
+        match log.append(&three, 0, NOW) {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+                assert_eq!((log.end(), drawn(&log)), before, "spare={spare}");
+                device.set_capacity(None);
+                let (other, _) = open(&device.crash(Loss::Nothing), &config, Checkpoints::default());
+                assert_eq!((other.end(), drawn(&other)), before, "spare={spare}");
+            }
+            Ok(appended) => assert_eq!(appended.end, before.0 + 15),
+        }
+        device.set_capacity(None);
+        log.append(&[batch(1, NOW, "room again")], 0, NOW).unwrap();
+        if log.segments().len() > 20 {
+            log.reset(log.end()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_a_log_takes_no_more_writes() {
+    let config = crash_config();
+    let device = MemoryDevice::durable();
+    Script::run(&device, &config);
+    for sync in 0..40 {
+        let device = MemoryDevice::durable();
+        let mut log = open(&device, &config, Checkpoints::default()).0;
+        let mut acknowledged = Vec::new();
+        let mut since = Vec::new();
+        device.fail_sync_at(sync);
+        for number in 0..40 {
+            since.push(batch(2, NOW, &format!("value {number}")).stamped(log.end(), 0));
+            let appended = log.append(&[batch(2, NOW, &format!("value {number}"))], 0, NOW);
+            let synced = appended.and_then(|_| log.sync_point().run());
+            if let Err(error) = synced {
+                // The epochs are synced by the first append, which then did nothing.
+                if log.end() > 0 {
+                    let again = log.append(&[batch(1, NOW, "x")], 0, NOW).unwrap_err();
+                    assert_eq!(again.kind(), ErrorKind::Closed, "{error}");
+                }
+                break;
+            }
+            acknowledged.append(&mut since);
+        }
+        let (log, recovery) = open(&device.crash(Loss::Nothing), &config, Checkpoints::default());
+        let found = read_from(&log, 0);
+        assert_eq!(found[..acknowledged.len()], acknowledged, "sync={sync} {recovery}");
+        assert!(found.len() <= acknowledged.len() + 1);
+    }
+}
+
+// Damage.
+
+/// A small log with everything in it, closed cleanly.
+fn closed_log() -> (MemoryDevice, LogConfig, Vec<Batch>) {
+    let config = LogConfig { segment_bytes: 450, index_interval_bytes: 100, ..config() };
+    let (device, mut log) = fresh(&config);
+    let producer = |sequence| ProducerFields { producer_id: 7, producer_epoch: 0, base_sequence: sequence };
+    log.append(&[batch(2, NOW, "a"), batch(1, NOW + 1, "b")], 0, NOW).unwrap();
+    log.append(&[produced(2, NOW + 2, "c", producer(0), true)], 1, NOW).unwrap();
+    log.append(&[marker_batch(7, 0, ControlType::Abort)], 1, NOW).unwrap();
+    for number in 0..8 {
+        log.append(&[batch(2, NOW + 3 + number, "d")], 1 + (number / 6) as i32, NOW).unwrap();
+    }
+    let batches = read_from(&log, 0);
+    assert!(
+        log.segments().len() == 3 && log.epochs().entries().len() == 3 && log.tail.recent.len() > 1,
+        "{:?}",
+        log.segments().collect::<Vec<_>>()
+    );
+    log.close().run().unwrap();
+    (device.crash(Loss::Unsynced), config, batches)
+}
+
+/// Reads as much as can be read. The batches that come are right, or nothing comes.
+fn check_damaged(device: &MemoryDevice, config: &LogConfig, checkpoints: Checkpoints, right: &[Batch], what: &str) {
+    let device: Arc<dyn Device> = Arc::new(device.clone());
+    let (log, recovery) = match Log::open(device, DIR, config.clone(), checkpoints, NOW) {
+        Ok(opened) => opened,
+        Err(error) => {
+            assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported), "{what}: {error}");
+            return;
+        }
+    };
+    let what = format!("{what}: {recovery}");
+    let mut readable = 0;
+    let bound = log.end().min(100);
+    for offset in log.start()..bound {
+        let read = log.read(offset, 1 << 20, log.end(), true).and_then(|slice| slice.read());
+        match read {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}"),
+            Ok(bytes) => {
+                for found in batches(bytes) {
+                    let Ok(found) = found else { break };
+                    if found.check_crc().is_err() {
+                        break;
+                    }
+                    readable += 1;
+                    // Nothing guards the leader epoch of a batch that was closed cleanly and is not the last.
+                    let is_right = right.iter().any(|batch| {
+                        batch.base_offset() == found.base_offset() && batch.as_bytes()[16..] == found.as_bytes()[16..]
+                    });
+                    assert!(is_right, "{what}: {found:?}");
+                }
+            }
+        }
+    }
+    let is_at_start = recovery.cut.is_some_and(|cut| (cut.segment, cut.position) == (0, 0));
+    assert!(readable > 0 || is_at_start, "{what}: something can be read");
+    for timestamp in NOW..NOW + 8 {
+        match log.offset_for_time(timestamp, log.end()) {
+            Ok(Some((found, offset))) => {
+                let batch = right.iter().find(|batch| batch.next_offset() > offset).unwrap();
+                assert!(found >= timestamp && batch.max_timestamp() >= found, "{what}: {timestamp} {found} {offset}");
+            }
+            Ok(None) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}"),
+        }
+    }
+    let _ = (log.max_timestamp(), log.aborted(0, log.end()), log.last_stable_offset(log.end()));
+}
+
+#[test]
+fn a_flipped_byte_anywhere_gives_right_data_or_an_error() {
+    let (device, config, right) = closed_log();
+    for (path, bytes) in device.files() {
+        for position in 0..bytes.len() as u64 {
+            for mask in [0x01, 0x80, 0xff] {
+                for checkpoints in [Checkpoints::CLEAN, Checkpoints::default()] {
+                    let device = device.crash(Loss::Nothing);
+                    device.flip(&path, position, mask).unwrap();
+                    let what = format!("{path} position={position} mask={mask:#x} {checkpoints:?}");
+                    check_damaged(&device, &config, checkpoints, &right, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn files_cut_emptied_zeroed_or_missing_give_right_data_or_an_error() {
+    let (device, config, right) = closed_log();
+    for (path, bytes) in device.files() {
+        let len = bytes.len();
+        let mut variants = vec![None, Some(vec![]), Some(vec![0; len]), Some(vec![0xff; len])];
+        variants.push(Some(bytes.iter().rev().copied().collect()));
+        variants.push(Some([&bytes[..], &[0; 700]].concat()));
+        variants.push(Some([&bytes[..], &bytes[..]].concat()));
+        variants.extend((0..len).step_by(7).map(|len| Some(bytes[..len].to_vec())));
+        for (number, variant) in variants.into_iter().enumerate() {
+            if variant.as_ref().is_none_or(Vec::is_empty) && path.ends_with("0000.log") {
+                continue; // nothing can be read, rightly
+            }
+            for checkpoints in [Checkpoints::CLEAN, Checkpoints::default()] {
+                let device = device.crash(Loss::Nothing);
+                match &variant {
+                    Some(bytes) => device.overwrite(&path, bytes.clone()),
+                    None => Device::remove(&device, &path).unwrap(),
+                }
+                let what = format!("{path} variant={number} {checkpoints:?}");
+                if path.ends_with(".log") {
+                    let device: Arc<dyn Device> = Arc::new(device.clone());
+                    let _ = Log::open(device, DIR, config.clone(), checkpoints, NOW);
+                } else {
+                    check_damaged(&device, &config, checkpoints, &right, &what);
+                    let (log, _) = open(&device.crash(Loss::Nothing), &config, checkpoints);
+                    assert_eq!(read_from(&log, 0), right, "{what}: only the batches count");
+                    assert_eq!(log.epochs().entries().len(), 3, "{what}");
+                }
+            }
+        }
+    }
 }
