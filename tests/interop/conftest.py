@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from clients import CLIENTS, Client
 from servers import KafkaServer, OttlaServer, Server
 
-SERVERS: list[type[OttlaServer] | type[KafkaServer]] = [OttlaServer, KafkaServer]
+SERVERS: list[type[OttlaServer | KafkaServer]] = [OttlaServer, KafkaServer]
 
 
 @pytest.fixture(scope="session", params=SERVERS, ids=lambda kind: kind.name)

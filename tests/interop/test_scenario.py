@@ -87,7 +87,7 @@ def test_a_group_rebalances_commits_and_goes_on_after_a_restart(server: Server, 
     client.do("produce", server.bootstrap, topic=topic, codec="lz4", records=second)
     resumed = client.do("resume", server.bootstrap, topic=topic, partitions=PARTITIONS, group=group, count=len(second))
     if resumed["committed"] is not None:
-        read = defaultdict(int)
+        read: dict[str, int] = defaultdict(int)
         for record in result["records"]:
             read[str(record["partition"])] += 1
         assert resumed["committed"] == dict(read)

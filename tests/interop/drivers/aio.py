@@ -165,7 +165,7 @@ async def offsets(bootstrap: str, topic: str, partitions: int, times: list[int])
     each = [TopicPartition(topic, p) for p in range(partitions)]
     found = {}
     for instant in times:
-        answer = await consumer.offsets_for_times({p: instant for p in each})
+        answer = await consumer.offsets_for_times(dict.fromkeys(each, instant))
         found[str(instant)] = {str(p.partition): -1 if at is None else at.offset for p, at in answer.items()}
     result = {
         "earliest": {str(p.partition): offset for p, offset in (await consumer.beginning_offsets(each)).items()},

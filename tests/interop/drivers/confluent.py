@@ -26,7 +26,9 @@ def topics(bootstrap: str) -> dict[str, int]:
 
 
 def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> list[list[int]]:
-    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20})
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20}
+    )
     placed: list[list[int] | None] = [None] * len(records)
     errors: list[KafkaError] = []
 
@@ -107,7 +109,7 @@ def commit(consumer: Consumer) -> None:
     try:
         consumer.commit(asynchronous=False)
     except KafkaException as error:
-        if error.args[0].code() != KafkaError._NO_OFFSET:
+        if error.args[0].code() != KafkaError._NO_OFFSET:  # noqa: SLF001 - so it is called
             raise
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -244,9 +243,9 @@ def offsets(bootstrap: str, topic: str, partitions: int, times: list[int]) -> di
 def delete_records(bootstrap: str, topic: str, before: dict[str, int]) -> dict[str, int]:
     wanted = {"version": 1, "partitions": [{"topic": topic, "partition": int(p), "offset": offset} for p, offset in before.items()]}
     with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "offsets.json")
-        Path(path).write_text(json.dumps(wanted))
-        output = tool("org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", bootstrap, "--offset-json-file", path)
+        path = Path(directory) / "offsets.json"
+        path.write_text(json.dumps(wanted))
+        output = tool("org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", bootstrap, "--offset-json-file", str(path))
     return {p: int(low) for p, low in re.findall(r"-(\d+)\s+low_watermark: (\d+)", output)}
 
 

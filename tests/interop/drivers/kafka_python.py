@@ -29,9 +29,7 @@ def topics(bootstrap: str) -> dict[str, int]:
 
 
 def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> list[list[int]]:
-    producer = KafkaProducer(
-        bootstrap_servers=bootstrap, compression_type=None if codec == "none" else codec, acks="all", linger_ms=20
-    )
+    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=None if codec == "none" else codec, acks="all", linger_ms=20)
     futures = [
         producer.send(
             topic,
@@ -140,7 +138,7 @@ def offsets(bootstrap: str, topic: str, partitions: int, times: list[int]) -> di
     each = [TopicPartition(topic, p) for p in range(partitions)]
     found = {}
     for instant in times:
-        answer = consumer.offsets_for_times({p: instant for p in each})
+        answer = consumer.offsets_for_times(dict.fromkeys(each, instant))
         found[str(instant)] = {str(p.partition): -1 if at is None else at.offset for p, at in answer.items()}
     result = {
         "earliest": {str(p.partition): offset for p, offset in consumer.beginning_offsets(each).items()},

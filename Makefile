@@ -1,0 +1,65 @@
+# Each target installs what it needs and says what it cannot have. Everything large goes into $OTTLA_CACHE (default ~/.cache/ottla);
+# cargo's target directory is where $CARGO_TARGET_DIR says. CONTRIBUTING.md tells more.
+
+PYTHON ?= python3
+# A bootstrap address for `make demo` on a real cluster.
+KAFKA ?=
+# Arguments for pytest, for example TESTS='-k zstd'.
+TESTS ?=
+export PYTHON
+
+phase := scripts/phase
+pytest := .venv/bin/python -m pytest
+name-of = $(shell sed -n '/^\[package\]/,/^\[[^p]/s/^name = "\(.*\)"/\1/p' $(1)/Cargo.toml 2>/dev/null)
+# Extension modules have no Rust tests and are built by their own tools.
+not-tested = $(foreach crate,$(call name-of,python) $(call name-of,wasm),--exclude $(crate))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rust test-python test-interop test-wasm test-examples wasm lint format bench clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "make %-14s %s\n", $$1, $$2}'
+
+demo: ## a record's whole way, on 336,776 real flights; KAFKA=host:port leads with a real cluster
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv demo
+	@$(phase) "demonstration" .venv/bin/ottla demo $(if $(KAFKA),--kafka $(KAFKA))
+
+test: test-rust test-python test-interop test-wasm test-examples ## every test: Rust, Python, interoperability, wasm, examples
+
+test-rust: ## unit and integration tests of the Rust crates
+	@$(phase) "Rust tests" cargo test --locked --workspace $(not-tested)
+
+test-python: ## the Python package's tests
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
+	@if [ -d tests/python ]; then $(phase) "Python tests" $(pytest) tests/python $(TESTS); else echo "test-python: there is no tests/python yet"; fi
+
+test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
+	@$(phase) "real Kafka clients" $(PYTHON) scripts/peers
+	@$(phase) "interoperability tests" $(pytest) tests/interop $(TESTS)
+
+test-wasm: ## the wasm package, in Node.js
+	@if [ -d wasm ]; then $(phase) "wasm package" scripts/build-wasm && $(phase) "wasm tests" scripts/test-wasm; else echo "test-wasm: there is no wasm/ yet"; fi
+
+test-examples: ## each example, as a user runs it
+	@if [ -x examples/run ]; then $(PYTHON) scripts/venv examples && $(phase) "examples" examples/run; else echo "test-examples: there is no examples/run yet"; fi
+
+wasm: ## wasm/pkg, the npm package's modules
+	@$(phase) "wasm package" scripts/build-wasm
+
+lint: ## formatting, lints, types, generated files
+	@scripts/lint
+
+format: ## put the formatting right
+	@cargo fmt --all
+	@$(PYTHON) scripts/venv --without-ottla lint
+	@.venv/bin/ruff format .
+
+bench: ## measure against other clients and brokers, in the same run
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
+	@$(phase) "real Kafka clients" $(PYTHON) scripts/peers
+	@if [ -x tests/bench/run ]; then $(phase) "benchmarks" tests/bench/run; else echo "bench: there is no tests/bench/run yet"; fi
+
+clean: ## what the targets here made, but not the cache
+	rm -rf target .venv wasm/pkg wasm/node_modules .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
