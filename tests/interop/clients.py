@@ -46,7 +46,9 @@ class Client:
 
     def do(self, step: str, bootstrap: str, **request: Any) -> Any:
         """Runs one step; what the driver said when it failed is in the error."""
-        program = [str(peers.python())] if self.peer == "python" else ["node"] if self.peer == "kafkajs" else [sys.executable]
+        program = (
+            [str(peers.python())] if self.peer == "python" else ["node"] if self.peer == "kafkajs" else [sys.executable]
+        )
         environment = dict(os.environ, KAFKAJS_HOME=str(peers.kafkajs_home()), KAFKAJS_NO_PARTITIONER_WARNING="1")
         environment.pop("PYTHONPATH", None)
         run = subprocess.run(
@@ -142,9 +144,13 @@ def check_same(client: Client, sent: list[Record], received: list[Record]) -> No
     different = {text: count for text, count in missing.items() if count}
     assert not different, f"{len(different)} records differ (1: lacks, -1: surplus), e.g. {list(different.items())[:3]}"
     places = Counter((record["partition"], record["offset"]) for record in received)
-    assert max(places.values(), default=1) == 1, f"came twice: {[place for place, count in places.items() if count > 1][:3]}"
+    assert max(places.values(), default=1) == 1, (
+        f"came twice: {[place for place, count in places.items() if count > 1][:3]}"
+    )
     if client.places and client.stamps:
         for partition in {record["partition"] for record in sent}:
             in_order = sorted((r for r in received if r["partition"] == partition), key=lambda r: r["offset"])
             wanted = [essence(client, r) for r in sent if r["partition"] == partition]
-            assert [essence(client, r) for r in in_order] == wanted, f"partition {partition} is not in the order of sending"
+            assert [essence(client, r) for r in in_order] == wanted, (
+                f"partition {partition} is not in the order of sending"
+            )

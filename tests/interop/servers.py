@@ -1,4 +1,4 @@
-"""The brokers that the clients are run against: Ottla's, and Apache Kafka, which proves that the tests themselves are right."""
+"""The brokers that the clients are run against: Ottla's, and Apache Kafka, which proves the tests themselves."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class OttlaServer:
         while kafka.brokers_known(self.port) < 1:
             if self.process.poll() is not None or time.monotonic() > end:
                 self.process.kill()
-                raise RuntimeError(f"{' '.join(command)} does not serve:\n{self.log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"{' '.join(command)} does not serve:\n{self.log.read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.01)
 
     def stop(self, kill: bool = False) -> None:

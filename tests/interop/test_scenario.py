@@ -1,7 +1,7 @@
 """What a person does with Kafka, done with each real client, against each broker.
 
-The list is the same for all: create a topic, produce with each codec, consume and compare, consume in a group of two with a rebalance,
-commit, restart the broker, go on, list offsets by time, delete records, delete the topic.
+The list is the same for all: create a topic, produce with each codec, consume and compare, consume in a group of two
+with a rebalance, commit, restart the broker, go on, list offsets by time, delete records, delete the topic.
 """
 
 from __future__ import annotations
@@ -127,5 +127,7 @@ def test_deleted_records_are_gone(server: Server, client: Client, topic: str) ->
     assert answer["latest"] == {str(p): count[p] for p in count}
     kept = [r for r in stored if r["offset"] >= before.get(str(r["partition"]), 0)]
     received = client.do("consume", server.bootstrap, topic=topic, partitions=PARTITIONS, count=len(kept))
-    assert sorted((r["partition"], r["offset"]) for r in received) == sorted((r["partition"], r["offset"]) for r in kept)
+    assert sorted((r["partition"], r["offset"]) for r in received) == sorted(
+        (r["partition"], r["offset"]) for r in kept
+    )
     check_same(client, kept, received)

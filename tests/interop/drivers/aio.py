@@ -75,7 +75,9 @@ def out(polled: dict[TopicPartition, list[Any]]) -> list[Record]:
 
 
 async def consume(bootstrap: str, topic: str, partitions: int, count: int) -> list[Record]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, check_crcs=True)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, check_crcs=True
+    )
     await consumer.start()
     consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
     patience = Patience()

@@ -2,16 +2,17 @@
 
 A driver is one real client and nothing else: it knows how to do each step with that client. The tests judge.
 
-A record is ``{"partition", "key", "value", "headers", "timestamp"}`` and, when it was read, ``"offset"``. Keys and values are
-base64 or null, headers a list of ``[name, base64 or null]``. The steps:
+A record is ``{"partition", "key", "value", "headers", "timestamp"}`` and, when it was read, ``"offset"``. Keys and
+values are base64 or null, headers a list of ``[name, base64 or null]``. The steps:
 
 - ``create``  topic, partitions
 - ``topics``  -> the number of partitions of each topic
 - ``produce``  topic, codec, records -> partition and offset of each (null where the client does not tell)
 - ``consume``  topic, partitions, count -> the records, from the beginning
-- ``group``  topic, partitions, group, count: a member joins and has every partition; a second joins; together they read everything;
-  each commits; the second leaves and the first has every partition again -> the members' partitions in the three phases, and the records
-- ``resume``  topic, partitions, group, count -> what was committed before, and the records that a lone member is given now
+- ``group``  topic, partitions, group, count: a member joins and has every partition; a second joins; together they
+  read everything; each commits; the second leaves and the first has every partition again -> the members' partitions
+  in the three phases, and the records
+- ``resume``  topic, partitions, group, count -> what was committed before, and the records of a lone member now
 - ``offsets``  topic, partitions, times -> earliest, latest, and the offset for each time (-1: none)
 - ``delete_records``  topic, before (partition -> offset) -> the lowest offset of each partition afterwards
 - ``delete``  topic

@@ -27,7 +27,13 @@ def topics(bootstrap: str) -> dict[str, int]:
 
 def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> list[list[int]]:
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20}
+        {
+            "bootstrap.servers": bootstrap,
+            "compression.type": codec,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 20,
+        }
     )
     placed: list[list[int] | None] = [None] * len(records)
     errors: list[KafkaError] = []
@@ -75,7 +81,9 @@ def checked(messages: list[Message]) -> list[Message]:
 
 
 def consume(bootstrap: str, topic: str, partitions: int, count: int) -> list[Record]:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False, "check.crcs": True})
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False, "check.crcs": True}
+    )
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(partitions)])
     patience = Patience()
     records: list[Record] = []

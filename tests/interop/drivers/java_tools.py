@@ -1,4 +1,4 @@
-"""Kafka's own command-line tools, each a JVM of its own. The console producer chooses neither partition nor timestamp."""
+"""Kafka's own command-line tools, each a JVM of its own. The console producer sets neither partition nor timestamp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from common import Patience, decode, encode, main
 
 Record = dict[str, Any]
 
-_loader = importlib.machinery.SourceFileLoader("kafka_script", str(Path(__file__).resolve().parents[3] / "scripts" / "kafka"))
+_loader = importlib.machinery.SourceFileLoader(
+    "kafka_script", str(Path(__file__).resolve().parents[3] / "scripts" / "kafka")
+)
 sys.dont_write_bytecode = True
 kafka = importlib.util.module_from_spec(importlib.util.spec_from_loader("kafka_script", _loader))  # type: ignore[arg-type]
 _loader.exec_module(kafka)
@@ -47,7 +49,12 @@ def command(main_class: str, arguments: list[str]) -> list[str]:
 
 def tool(main_class: str, *arguments: str, stdin: str = "") -> str:
     run = subprocess.run(
-        command(main_class, list(arguments)), input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60
+        command(main_class, list(arguments)),
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
     )
     # Several tools report an error and still end with 0.
     if run.returncode != 0 or "Exception" in run.stderr or "ERROR" in run.stderr:
@@ -73,7 +80,16 @@ def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> No
     for record in records:
         headers = ",".join(f"{name}:{text(value)}" for name, value in record["headers"]) or NULL
         lines += f"{headers}\t{text(record['key'])}\t{text(record['value'])}\n"
-    arguments = ["--bootstrap-server", bootstrap, "--topic", topic, "--compression-codec", codec, "--request-required-acks", "all"]
+    arguments = [
+        "--bootstrap-server",
+        bootstrap,
+        "--topic",
+        topic,
+        "--compression-codec",
+        codec,
+        "--request-required-acks",
+        "all",
+    ]
     for setting in ("parse.key=true", "parse.headers=true", f"null.marker={NULL}"):
         arguments += [READER, setting]
     tool("org.apache.kafka.tools.ConsoleProducer", *arguments, stdin=lines)
@@ -111,7 +127,9 @@ def console_consumer(bootstrap: str, topic: str, *arguments: str) -> list[str]:
 def consume(bootstrap: str, topic: str, partitions: int, count: int) -> list[Record]:
     arguments = ["--from-beginning", "--max-messages", str(count), "--timeout-ms", "20000"]
     line = console_consumer(bootstrap, topic, *arguments)
-    run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    run = subprocess.run(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60
+    )
     if run.returncode != 0:
         raise RuntimeError(run.stderr.strip())
     return [parse(each) for each in run.stdout.splitlines()]
@@ -133,7 +151,9 @@ class Member:
         line = console_consumer(bootstrap, topic, *arguments)
         self.name = name
         self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
         self.records: list[Record] = []
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
@@ -157,7 +177,9 @@ def shares(bootstrap: str, group: str) -> dict[str, list[int]]:
     """The partitions of each member, by client id, as the coordinator tells."""
     arguments = ["--bootstrap-server", bootstrap, "--describe", "--group", group]
     line = command("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", arguments)
-    run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    run = subprocess.run(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
     found: dict[str, list[int]] = {}
     for row in rows(run.stdout):
         if row.get("CLIENT-ID", "-") != "-":
@@ -213,8 +235,12 @@ def group(bootstrap: str, topic: str, partitions: int, group: str, count: int) -
 def resume(bootstrap: str, topic: str, partitions: int, group: str, count: int) -> dict[str, Any]:
     arguments = ["--bootstrap-server", bootstrap, "--describe", "--group", group]
     line = command("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", arguments)
-    run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
-    committed = {row["PARTITION"]: int(row["CURRENT-OFFSET"]) for row in rows(run.stdout) if row["CURRENT-OFFSET"] != "-"}
+    run = subprocess.run(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
+    committed = {
+        row["PARTITION"]: int(row["CURRENT-OFFSET"]) for row in rows(run.stdout) if row["CURRENT-OFFSET"] != "-"
+    }
     member = Member(bootstrap, group, topic, "first")
     try:
         patience = Patience()
@@ -234,18 +260,29 @@ def offsets(bootstrap: str, topic: str, partitions: int, times: list[int]) -> di
         output = tool("org.apache.kafka.tools.GetOffsetShell", *arguments)
         # No line, or a line without a number: no record is that late.
         found = {str(p): -1 for p in range(partitions)}
-        found |= {p: int(offset) for p, offset in re.findall(rf"^{re.escape(topic)}:(\d+):(\d+)$", output, re.MULTILINE)}
+        found |= {
+            p: int(offset) for p, offset in re.findall(rf"^{re.escape(topic)}:(\d+):(\d+)$", output, re.MULTILINE)
+        }
         return found
 
     return {"earliest": at(-2), "latest": at(-1), "times": {str(instant): at(instant) for instant in times}}
 
 
 def delete_records(bootstrap: str, topic: str, before: dict[str, int]) -> dict[str, int]:
-    wanted = {"version": 1, "partitions": [{"topic": topic, "partition": int(p), "offset": offset} for p, offset in before.items()]}
+    wanted = {
+        "version": 1,
+        "partitions": [{"topic": topic, "partition": int(p), "offset": offset} for p, offset in before.items()],
+    }
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "offsets.json"
         path.write_text(json.dumps(wanted))
-        output = tool("org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", bootstrap, "--offset-json-file", str(path))
+        output = tool(
+            "org.apache.kafka.tools.DeleteRecordsCommand",
+            "--bootstrap-server",
+            bootstrap,
+            "--offset-json-file",
+            str(path),
+        )
     return {p: int(low) for p, low in re.findall(r"-(\d+)\s+low_watermark: (\d+)", output)}
 
 

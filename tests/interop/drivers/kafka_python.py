@@ -29,7 +29,9 @@ def topics(bootstrap: str) -> dict[str, int]:
 
 
 def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> list[list[int]]:
-    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=None if codec == "none" else codec, acks="all", linger_ms=20)
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap, compression_type=None if codec == "none" else codec, acks="all", linger_ms=20
+    )
     futures = [
         producer.send(
             topic,
@@ -63,7 +65,9 @@ def out(polled: dict[TopicPartition, list[Any]]) -> list[Record]:
 
 
 def consume(bootstrap: str, topic: str, partitions: int, count: int) -> list[Record]:
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, check_crcs=True)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, check_crcs=True
+    )
     consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
     patience = Patience()
     records: list[Record] = []
@@ -151,7 +155,9 @@ def offsets(bootstrap: str, topic: str, partitions: int, times: list[int]) -> di
 
 def delete_records(bootstrap: str, topic: str, before: dict[str, int]) -> dict[str, int]:
     client = admin(bootstrap)
-    answer = client.delete_records({TopicPartition(topic, int(p)): offset for p, offset in before.items()}, timeout_ms=20_000)
+    answer = client.delete_records(
+        {TopicPartition(topic, int(p)): offset for p, offset in before.items()}, timeout_ms=20_000
+    )
     client.close()
     return {str(p.partition): result["low_watermark"] for p, result in answer.items()}
 

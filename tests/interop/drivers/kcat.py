@@ -98,7 +98,9 @@ class Member:
             "fetch.wait.max.ms=100",
         ):
             command += ["-X", setting]
-        self.process = subprocess.Popen([*command, topic], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [*command, topic], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         self.records: list[Record] = []
         self.partitions: list[int] = []
         self.said: list[str] = []
@@ -150,7 +152,9 @@ def group(bootstrap: str, topic: str, partitions: int, group: str, count: int) -
         members.append(Member(bootstrap, group, topic))
         second = members[1]
         until(
-            lambda: first.partitions and second.partitions and sorted(first.partitions + second.partitions) == everything,
+            lambda: (
+                first.partitions and second.partitions and sorted(first.partitions + second.partitions) == everything
+            ),
             members,
             "partitions for both members",
         )
@@ -192,4 +196,6 @@ def offsets(bootstrap: str, topic: str, partitions: int, times: list[int]) -> di
 
 
 if __name__ == "__main__":
-    main({"topics": topics, "produce": produce, "consume": consume, "group": group, "resume": resume, "offsets": offsets})
+    main(
+        {"topics": topics, "produce": produce, "consume": consume, "group": group, "resume": resume, "offsets": offsets}
+    )
