@@ -64,18 +64,15 @@ impl Group {
         let max = out.config.group_max_size;
         match self.state {
             State::Dead => true,
-            State::Empty => self.pending.contains_key(id) || self.pending.len() < max,
             // Those who join again first may stay, should the group be larger than it may be.
-            State::PreparingRebalance => {
-                self.members.get(id).is_some_and(|member| member.join.is_some())
-                    || self.pending.contains_key(id) && self.joining < max
-                    || self.joining + self.pending.len() < max
-            }
-            State::CompletingRebalance | State::Stable => {
-                self.members.contains_key(id)
-                    || self.pending.contains_key(id) && self.members.len() < max
-                    || self.members.len() + self.pending.len() < max
-            }
+            State::PreparingRebalance => match self.members.get(id) {
+                Some(member) => member.join.is_some() || self.joining < max,
+                None if self.pending.contains_key(id) => self.joining < max,
+                None => self.joining + self.pending.len() < max,
+            },
+            _ if self.members.contains_key(id) => true,
+            _ if self.pending.contains_key(id) => self.members.len() < max,
+            _ => self.members.len() + self.pending.len() < max,
         }
     }
 
@@ -441,8 +438,8 @@ impl Group {
             self.stop_waiting_for_syncs(out);
         }
         if self.state == State::CompletingRebalance && self.is_leader(&id) && !self.assignment_is_being_written() {
-            let mut given = request.assignments.into_iter().map(|given| (given.member_id, given.assignment));
-            let given = given.by_ref().collect::<BTreeMap<_, _>>();
+            let given = request.assignments.into_iter().map(|given| (given.member_id, given.assignment));
+            let given = given.collect::<BTreeMap<_, _>>();
             // Who was not thought of gets nothing.
             let assignment = |id: &Arc<str>| (Arc::clone(id), given.get(&**id).cloned().unwrap_or_default());
             let assignments = self.members.keys().map(assignment).collect::<BTreeMap<_, _>>();

@@ -489,29 +489,16 @@ impl Groups {
                 Purpose::Delete(asked_by) => {
                     group.deleted(result, &mut self.out, now);
                     if let Some((request, place)) = asked_by {
-                        self.answer_deletion(request, place, result);
+                        answer_deletion(&mut self.deletions, request, place, result, &mut self.out);
                     }
                     if result.is_ok() {
                         self.groups.remove(&name);
+                        return;
                     }
-                    return;
                 }
             }
         }
         self.drop_if_blank(&name);
-    }
-
-    fn answer_deletion(&mut self, request: RequestId, place: usize, result: Result<(), ErrorCode>) {
-        let Some(deletion) = self.deletions.get_mut(&request) else { return };
-        if let (Err(error), Some(place)) = (result, deletion.answer.results.get_mut(place)) {
-            place.error_code = membership::group_error(error);
-        }
-        deletion.waiting -= 1;
-        if deletion.waiting == 0
-            && let Some(deletion) = self.deletions.remove(&request)
-        {
-            self.out.respond(request, deletion.answer);
-        }
     }
 
     /// Names that a record has no room for come only from callers in our own process; they get an answer, too.
@@ -534,6 +521,26 @@ impl Groups {
 fn entry<'a>(groups: &'a mut BTreeMap<Arc<str>, Group>, name: &str, now: Timestamp) -> &'a mut Group {
     let name = Arc::<str>::from(name);
     groups.entry(Arc::clone(&name)).or_insert_with(|| Group::new(name, now))
+}
+
+/// One of the groups that a DeleteGroups request named is gone, or could not be deleted; the last one is answered with.
+fn answer_deletion(
+    deletions: &mut BTreeMap<RequestId, Deletion>,
+    request: RequestId,
+    place: usize,
+    result: Result<(), ErrorCode>,
+    out: &mut Outbox,
+) {
+    let Some(deletion) = deletions.get_mut(&request) else { return };
+    if let (Err(error), Some(place)) = (result, deletion.answer.results.get_mut(place)) {
+        place.error_code = membership::group_error(error);
+    }
+    deletion.waiting -= 1;
+    if deletion.waiting == 0
+        && let Some(deletion) = deletions.remove(&request)
+    {
+        out.respond(request, deletion.answer);
+    }
 }
 
 impl Outbox {

@@ -295,7 +295,7 @@ impl Group {
                 partitions.extend(gone.map(|(_, partition, _)| partition));
             }
         }
-        if !partitions.is_empty() && self.state != State::Dead {
+        if !partitions.is_empty() {
             let partitions = partitions.into_iter().map(|partition| (topic.to_owned(), partition)).collect::<Vec<_>>();
             self.persist(self.tombstones(&partitions), Purpose::Forgotten, out);
         }
@@ -364,7 +364,8 @@ impl Group {
     /// Makes sure that there is a look at what has expired at `due` or before.
     fn check_retention_by(&mut self, due: Timestamp, out: &mut Outbox, now: Timestamp) {
         let due = due.max(now.saturating_add(out.config.offsets_retention_check_interval_ms.max(1)));
-        if self.retention_check.is_none_or(|set| set > due) {
+        // Should the group's deletion not be written, there is a look at everything.
+        if self.state != State::Dead && self.retention_check.is_none_or(|set| set > due) {
             out.alarms.set(&mut self.retention_check, &self.name, Alarm::Retention, Some(due));
         }
     }
