@@ -385,6 +385,19 @@ pub struct Totals {
     pub stored_bytes: u64,
 }
 
+impl Totals {
+    /// Counts `other` in.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { topics, partitions, objects, records, bytes, stored_bytes } = other;
+        self.topics = self.topics.saturating_add(*topics);
+        self.partitions = self.partitions.saturating_add(*partitions);
+        self.objects = self.objects.saturating_add(*objects);
+        self.records = self.records.saturating_add(*records);
+        self.bytes = self.bytes.saturating_add(*bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(*stored_bytes);
+    }
+}
+
 /// What a snapshot took to make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Costs {
@@ -493,10 +506,14 @@ pub struct PartitionReference {
     pub end: i64,
     /// The last batch below `end`, if there was any.
     pub last: Option<LastBatch>,
+    /// Its objects' number.
+    pub objects: u64,
     /// Records in its objects.
     pub records: u64,
     /// Bytes of record batches in its objects.
     pub bytes: u64,
+    /// Bytes of its objects as stored.
+    pub stored_bytes: u64,
 }
 
 impl TopicManifest {
@@ -717,9 +734,18 @@ impl PartitionManifest {
         check_objects(&self.objects, start, self.end)
     }
 
-    /// The last batch of the objects that it lists itself.
-    pub fn last(&self) -> Option<LastBatch> {
-        self.objects.last().map(|object| object.last)
+    /// How much it holds.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals { partitions: 1, ..Totals::default() };
+        let mut add = |objects: u64, records: u64, bytes: u64, stored_bytes: u64| {
+            totals.objects = totals.objects.saturating_add(objects);
+            totals.records = totals.records.saturating_add(records);
+            totals.bytes = totals.bytes.saturating_add(bytes);
+            totals.stored_bytes = totals.stored_bytes.saturating_add(stored_bytes);
+        };
+        self.pages.iter().for_each(|page| add(page.objects, page.records, page.bytes, page.stored_bytes));
+        self.objects.iter().for_each(|object| add(1, object.records, object.bytes, object.stored_bytes));
+        totals
     }
 }
 

@@ -1,11 +1,377 @@
-//! The repository: snapshots of topics in a directory or a bucket.
+//! Backup: snapshots of topics and groups in a repository, and back.
+//!
+//! A repository is a directory, a bucket or memory ([`ObjectStore`]) with immutable objects in it. [`backup`] copies what is
+//! new since an older snapshot ([`copy`](crate::replication::copy) with a repository as its sink) and commits a snapshot by
+//! one put; [`restore`] copies a snapshot to the logs of a broker ([`copy`](crate::replication::copy) with a repository as
+//! its source), offsets and bytes as they were; [`check`] tells whether that will work. `docs/formats.md` has every byte.
 
+mod check;
+mod contents;
 pub mod manifest;
 pub mod objects;
+mod recording;
 pub mod repository;
+mod restore;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use uuid::Uuid;
+
+use crate::replication::{
+    Assignment, CopyOptions, Extent, GroupOffsets, Identity, PartitionCopied, Progress, Selection, Source, Topic,
+    TopicPartition, Until, assign, copy,
+};
+use crate::{ErrorKind, Result, Timestamp};
+
+use manifest::{
+    ConfigEntry, Costs, Digest, FORMAT, Group, GroupOffset, GroupsManifest, Kind, Manifest, Note, PendingManifest,
+    Reference, SnapshotManifest, SourceIdentity, TopicManifest, TopicReference, TopicsManifest, Totals,
+};
+use recording::{PUTS, Recording, RecordingOptions};
+use repository::Place;
+
+pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use contents::SnapshotSource;
 pub use objects::{MemoryObjects, ObjectStore};
-pub use repository::Repository;
+pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
+pub use restore::{RestoreOptions, Restored, restore};
+
+/// The size at which an object is sealed, unless it is told otherwise.
+pub(super) const OBJECT_BYTES: usize = 16 << 20;
+
+/// How many snapshots are looked through for what they have of a topic.
+const LOOK_BACK: usize = 32;
+
+/// What to back up, and how.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BackupOptions {
+    /// Which topics. Default: all but Kafka's own.
+    pub topics: Selection,
+    /// Which groups' committed offsets. Default: all.
+    pub groups: Selection,
+    /// Whether to read everything, whatever the repository has. Default: no.
+    pub full: bool,
+    /// Whether what the source's retention has removed stays in the snapshot. Default: no, a snapshot is what the source had;
+    /// older snapshots keep what they have either way.
+    pub keep_history: bool,
+    /// At how many bytes an object is sealed. Default 16 MiB.
+    pub object_bytes: usize,
+    /// How to copy.
+    pub copy: CopyOptions,
+}
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        Self {
+            topics: Selection::all(),
+            groups: Selection::all(),
+            full: false,
+            keep_history: false,
+            object_bytes: OBJECT_BYTES,
+            copy: CopyOptions::default(),
+        }
+    }
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// What was read of each partition. One that had nothing new is there with nothing read.
+    pub partitions: Vec<PartitionCopied>,
+}
+
+/// Backs up what `options` choose of `source` to `repository`: a snapshot of topics, their configuration, and what groups have
+/// committed for them.
+///
+/// The cut is consistent: committed offsets are read before the ends of partitions, so none is beyond the data, and a
+/// partition ends where its transactions are whole. Objects that an older snapshot has are shared with it; what an interrupted
+/// backup has put is taken over. Until the last step nothing can be seen of it but objects that no snapshot names.
+/// `now` is the clock, `progress` is called as data arrives.
+///
+/// # Errors
+/// `NotFound` if a topic is not there; the source's and the store's. Nothing that was copied is lost: the next run goes on.
+pub async fn backup(
+    source: &dyn Source, repository: &Repository, options: &BackupOptions,
+    now: &(dyn Fn() -> Timestamp + Send + Sync), progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Backup> {
+    let begun = now();
+    let identity = source.identity().await?;
+    let topics = source.topics(&options.topics).await?;
+    let committed = source.committed(&topics, &options.groups).await?;
+    let time = now();
+    let assignments: Vec<Assignment> =
+        assign(source, &topics, Until::LastStable).await?.into_iter().collect::<Result<_>>()?;
+
+    let mut notes = Vec::new();
+    let known = if options.full {
+        Known::default()
+    } else {
+        Known::look_up(repository, &identity, &topics, options, &mut notes).await?
+    };
+    let recording_options = RecordingOptions {
+        cluster_id: identity.cluster_id.clone(),
+        now: time,
+        object_bytes: options.object_bytes,
+        keeps_history: options.keep_history,
+    };
+    let mut recording = Recording::new(repository, recording_options, &topics, |partition| {
+        let topic = &known.topics.get(&partition.topic)?.manifest;
+        let index = topic.partitions.binary_search_by_key(&partition.partition, |known| known.partition);
+        Some(topic.partitions[index.ok()?].clone())
+    });
+    let pending = repository.pending().await?;
+    if !options.full {
+        recording.take_over(&pending).await?;
+    }
+
+    let copied = copy(source, &recording, &assignments, &options.copy, progress).await;
+    let copied = match copied.and_then(|copied| copied.all()) {
+        Ok(copied) => copied,
+        Err(error) => {
+            // Best effort: the error at hand tells more than one about this would.
+            if let Err(error) = recording.write_pending().await {
+                log::warn!("what was copied will be read again: {error}");
+            }
+            return Err(error);
+        }
+    };
+    let partitions: Vec<PartitionCopied> = copied.done().cloned().collect();
+    notes.extend(partitions.iter().flat_map(notes_on));
+
+    let mut totals = Totals::default();
+    let mut new = Totals::default();
+    let mut manifest_bytes = 0;
+    let mut references = Vec::with_capacity(topics.len());
+    for topic in &topics {
+        let sealed = recording.seal_topic(topic).await?;
+        totals.topics += 1;
+        for partition in &sealed {
+            totals.add(&partition.holds);
+            new.add(&partition.fresh);
+            manifest_bytes += partition.manifest_bytes;
+        }
+        let manifest = TopicManifest {
+            format: FORMAT,
+            kind: Kind::Topic,
+            topic: topic.name.clone(),
+            topic_id: topic.id,
+            replication_factor: topic.replication_factor,
+            config: topic
+                .config
+                .iter()
+                .map(|(name, value)| ConfigEntry { name: name.clone(), value: value.clone() })
+                .collect(),
+            partitions: sealed.into_iter().map(|partition| partition.reference).collect(),
+        };
+        let known = known.topics.get(&topic.name).map(|known| known.reference);
+        let manifest = put_unless(repository, &manifest, known, &mut manifest_bytes).await?;
+        references.push(TopicReference { topic: topic.name.clone(), topic_id: topic.id, manifest });
+    }
+    let topics_manifest = TopicsManifest { format: FORMAT, kind: Kind::Topics, topics: references };
+    let known_lists = known.parent.as_ref().map(|parent| (parent.manifest.topics, parent.manifest.groups));
+    let topics_reference =
+        put_unless(repository, &topics_manifest, known_lists.map(|lists| lists.0), &mut manifest_bytes).await?;
+    let groups = groups_manifest(committed, &recording, &mut notes).await;
+    let groups_reference =
+        put_unless(repository, &groups, known_lists.map(|lists| lists.1), &mut manifest_bytes).await?;
+
+    let extent = if known.topics.is_empty() { Extent::Full } else { Extent::Incremental };
+    let manifest = SnapshotManifest {
+        format: FORMAT,
+        kind: Kind::Snapshot,
+        time,
+        source: SourceIdentity { cluster_id: identity.cluster_id, address: identity.address },
+        parent: known.parent.map(|parent| parent.id.name).filter(|_| extent == Extent::Incremental),
+        extent,
+        selection: options.topics.choices().map(str::to_owned).collect(),
+        topics: topics_reference,
+        groups: groups_reference,
+        totals,
+        costs: Costs {
+            milliseconds: now().saturating_sub(begun).max(0) as u64,
+            new_objects: new.objects,
+            new_records: new.records,
+            new_bytes: new.bytes,
+            new_stored_bytes: new.stored_bytes,
+            manifest_bytes,
+            shared_bytes: totals.bytes.saturating_sub(new.bytes),
+        },
+        notes,
+    };
+    let snapshot = repository.commit(manifest).await?;
+    clean_up(repository, &recording, pending).await;
+    Ok(Backup { snapshot, partitions })
+}
+
+/// What the repository has of topics.
+#[derive(Debug, Default)]
+struct Known {
+    /// The newest snapshot that has any.
+    parent: Option<Snapshot>,
+    topics: HashMap<String, KnownTopic>,
+}
+
+#[derive(Debug)]
+struct KnownTopic {
+    reference: Reference,
+    manifest: TopicManifest,
+}
+
+impl Known {
+    /// Looks for each of `topics` in the snapshots, newest first. A topic is the same if its id is, whatever cluster it is
+    /// in now; without ids, if cluster and name are.
+    ///
+    /// A snapshot that is damaged is passed over: that costs space, and a backup that fails for it would cost more.
+    async fn look_up(
+        repository: &Repository, identity: &Identity, topics: &[Topic], options: &BackupOptions, notes: &mut Vec<Note>,
+    ) -> Result<Self> {
+        let mut known = Self::default();
+        let mut recreated: HashMap<String, Uuid> = HashMap::new();
+        let ids = repository.snapshot_ids().await?;
+        for id in ids.into_iter().rev().take(LOOK_BACK) {
+            let found = Self::topics_of(repository, id, identity, topics, &known.topics, &mut recreated).await;
+            let (snapshot, found) = match found {
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    log::warn!("passing over a snapshot: {error}");
+                    continue;
+                }
+                found => found?,
+            };
+            let is_same_source = snapshot.manifest.source.cluster_id == identity.cluster_id;
+            let is_same_choice = snapshot.manifest.selection.iter().map(String::as_str).eq(options.topics.choices());
+            if known.parent.is_none() && (!found.is_empty() || (is_same_source && is_same_choice)) {
+                known.parent = Some(snapshot);
+            }
+            known.topics.extend(found);
+            // What that one did not have, none before it has.
+            if known.topics.len() == topics.len() || (is_same_source && is_same_choice) {
+                break;
+            }
+        }
+        for topic in topics.iter().filter(|topic| !known.topics.contains_key(&topic.name)) {
+            if recreated.contains_key(&topic.name) {
+                let text = "was recreated: it has another topic id than in the last snapshot".to_owned();
+                notes.push(Note { topic: topic.name.clone(), partition: None, text });
+            }
+        }
+        Ok(known)
+    }
+
+    async fn topics_of(
+        repository: &Repository, id: SnapshotId, identity: &Identity, topics: &[Topic],
+        known: &HashMap<String, KnownTopic>, recreated: &mut HashMap<String, Uuid>,
+    ) -> Result<(Snapshot, Vec<(String, KnownTopic)>)> {
+        let snapshot = repository.snapshot(id).await?;
+        let is_same_source = snapshot.manifest.source.cluster_id == identity.cluster_id;
+        let list: TopicsManifest =
+            repository.get_manifest(snapshot.manifest.topics, &Place::snapshot(id.name)).await?;
+        let mut wanted = Vec::new();
+        for reference in list.topics {
+            let Ok(index) = topics.binary_search_by(|topic| topic.name.as_str().cmp(&reference.topic)) else { continue };
+            if known.contains_key(&reference.topic) {
+                continue;
+            }
+            if topics[index].id == reference.topic_id && (is_same_source || !reference.topic_id.is_nil()) {
+                wanted.push(reference);
+            } else if is_same_source {
+                recreated.insert(reference.topic, reference.topic_id);
+            }
+        }
+        let found = stream::iter(wanted)
+            .map(|reference| async move {
+                let manifest = repository.topic(&reference).await?;
+                Ok::<_, crate::Error>((reference.topic, KnownTopic { reference: reference.manifest, manifest }))
+            })
+            .buffered(PUTS)
+            .try_collect()
+            .await?;
+        Ok((snapshot, found))
+    }
+}
+
+/// Puts `manifest`, unless it is the one that is `known` to be there.
+async fn put_unless<M: Manifest>(
+    repository: &Repository, manifest: &M, known: Option<Reference>, manifest_bytes: &mut u64,
+) -> Result<Reference> {
+    if let Some(known) = known
+        && Digest::of([manifest.encode().as_slice()]) == known.name
+    {
+        return Ok(known);
+    }
+    let reference = repository.put_manifest(manifest).await?;
+    *manifest_bytes += reference.bytes;
+    Ok(reference)
+}
+
+/// What a person should know of how a partition was copied.
+fn notes_on(copied: &PartitionCopied) -> Vec<Note> {
+    let TopicPartition { topic, partition } = &copied.partition;
+    let note = |text| Note { topic: topic.clone(), partition: Some(*partition), text };
+    let hole = copied.hole.map(|hole| {
+        note(format!("offsets {}..{} are missing: the source no longer had them", hole.start, hole.end))
+    });
+    let parted = copied.parted_at.map(|at| {
+        note(format!("the source's history is another than the last snapshot's from offset {at} on, and was read anew"))
+    });
+    hole.into_iter().chain(parted).collect()
+}
+
+/// The groups' offsets, none beyond the data: who commits what it read in an open transaction may be ahead of the cut.
+async fn groups_manifest(
+    committed: Vec<GroupOffsets>, recording: &Recording<'_>, notes: &mut Vec<Note>,
+) -> GroupsManifest {
+    let mut groups = Vec::with_capacity(committed.len());
+    for group in committed {
+        let mut offsets = Vec::with_capacity(group.offsets.len());
+        for committed in group.offsets {
+            let Some(end) = recording.cut(&committed.partition).await else { continue };
+            let TopicPartition { topic, partition } = committed.partition;
+            let mut offset = committed.offset;
+            if offset > end {
+                let text = format!("group {} had committed {offset}, beyond the cut; kept as {end}", group.group);
+                notes.push(Note { topic: topic.clone(), partition: Some(partition), text });
+                offset = end;
+            }
+            let metadata = committed.metadata;
+            offsets.push(GroupOffset { topic, partition, offset, leader_epoch: committed.leader_epoch, metadata });
+        }
+        offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        offsets.dedup_by(|a, b| (&a.topic, a.partition) == (&b.topic, b.partition));
+        groups.push(Group { group: group.group, offsets });
+    }
+    groups.sort_by(|a, b| a.group.cmp(&b.group));
+    groups.dedup_by(|a, b| a.group == b.group);
+    GroupsManifest { format: FORMAT, kind: Kind::Groups, groups }
+}
+
+/// Removes the pages of pending objects that the snapshot has made useless: its own, and those it went beyond. What cannot
+/// be removed does no harm.
+async fn clean_up(repository: &Repository, recording: &Recording<'_>, pending: Vec<(String, PendingManifest)>) {
+    let mut useless = recording.pending_paths().await;
+    for (path, page) in pending {
+        let mut is_behind = true;
+        for object in &page.objects {
+            let partition = TopicPartition::new(&object.topic, object.partition);
+            let end = recording.end(&partition, object.topic_id).await;
+            is_behind &= end.is_some_and(|end| end >= object.object.end);
+        }
+        if is_behind {
+            useless.push(path);
+        }
+    }
+    let deleted: Result<()> = stream::iter(useless)
+        .map(|path| async move { repository.store().delete(&path).await })
+        .buffer_unordered(PUTS)
+        .try_collect()
+        .await;
+    if let Err(error) = deleted {
+        log::warn!("pending pages stay until a later backup: {error}");
+    }
+}

@@ -21,10 +21,12 @@ use futures::stream::TryStreamExt;
 use uuid::Uuid;
 
 use super::manifest::{
-    Digest, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PendingManifest, Reference,
-    RepositoryManifest, SnapshotManifest, clipped,
+    Digest, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PageManifest, PageReference,
+    PartitionManifest, PartitionReference, PendingManifest, Reference, RepositoryManifest, SnapshotManifest,
+    TopicManifest, TopicReference, clipped,
 };
 use super::objects::{ObjectStore, Put};
+use crate::replication::TopicPartition;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// Where the repository's own manifest is.
@@ -426,6 +428,55 @@ impl Repository {
             return Err(damaged("checksum differs".to_owned()).into());
         }
         Ok(bytes)
+    }
+
+    /// The manifest of the topic that `reference` stands for.
+    pub(super) async fn topic(&self, reference: &TopicReference) -> Result<TopicManifest> {
+        let place = Place::topic(&reference.topic);
+        let manifest: TopicManifest = self.get_manifest(reference.manifest, &place).await?;
+        let fits = manifest.topic == reference.topic && manifest.topic_id == reference.topic_id;
+        self.fitting(fits, reference.manifest, place)?;
+        Ok(manifest)
+    }
+
+    /// The manifest of the partition that `reference` stands for.
+    pub(super) async fn partition(
+        &self, reference: &PartitionReference, partition: &TopicPartition, topic_id: Uuid,
+    ) -> Result<PartitionManifest> {
+        let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
+        let manifest: PartitionManifest = self.get_manifest(reference.manifest, &place).await?;
+        let totals = manifest.totals();
+        let fits = manifest.topic == partition.topic
+            && manifest.topic_id == topic_id
+            && manifest.partition == partition.partition
+            && (manifest.start, manifest.end) == (reference.start, reference.end)
+            && (totals.objects, totals.records) == (reference.objects, reference.records)
+            && (totals.bytes, totals.stored_bytes) == (reference.bytes, reference.stored_bytes);
+        self.fitting(fits, reference.manifest, place)?;
+        Ok(manifest)
+    }
+
+    /// The page that `reference` stands for.
+    pub(super) async fn page(
+        &self, reference: &PageReference, partition: &TopicPartition, topic_id: Uuid,
+    ) -> Result<PageManifest> {
+        let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
+        let manifest: PageManifest = self.get_manifest(reference.page, &place).await?;
+        let fits = manifest.topic == partition.topic
+            && manifest.topic_id == topic_id
+            && manifest.partition == partition.partition
+            && manifest.reference(reference.page) == *reference;
+        self.fitting(fits, reference.page, place)?;
+        Ok(manifest)
+    }
+
+    /// Fails unless a manifest is the one that its reference describes: one may have been put in another's place.
+    fn fitting(&self, fits: bool, reference: Reference, place: Place) -> Result<()> {
+        if fits {
+            return Ok(());
+        }
+        let reason = "says something else than what refers to it".to_owned();
+        Err(RepositoryError::Damaged { place, path: manifest_path(&reference.name), reason }.into())
     }
 
     /// Whether `object` is there with the size it should have. Reads nothing of it.

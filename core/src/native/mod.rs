@@ -4,6 +4,7 @@ pub mod cli;
 mod embedded;
 pub mod files;
 mod network;
+pub mod objects;
 mod runtime;
 mod server;
 

@@ -2,20 +2,20 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{Bounds, EpochEnd, Hole, Run, Sink, SinkEnd, Topic, TopicPartition};
-use crate::Result;
+use super::{Bounds, EpochEnd, GroupOffsets, Hole, Run, Sink, SinkEnd, Topic, TopicPartition};
 use crate::record::Batch;
+use crate::{Error, ErrorKind, Result};
 
 /// The logs of an embedded broker, as copies reach them: by calls that no wire leads to.
 ///
-/// A partition that was made by [`create_copy`](Self::create_copy) takes no produce requests until it is promoted, and what
-/// is appended to it is as it was at its source: offsets, epochs, timestamps, producers, markers.
+/// A copy, made by [`create_copy`](Self::create_copy), takes no produce requests and removes nothing by itself until it is
+/// promoted, and what is appended to it is as it was at its source: offsets, epochs, timestamps, producers, markers.
 pub trait LocalLogs: Send + Sync {
-    /// Makes `topic` here as a copy, with its id, partitions and configuration; or brings a copy of it to that: partitions
-    /// are added, options set and removed.
+    /// Makes `topic` here as a copy, with its id, partitions and configuration. If it is there under that id, it becomes a
+    /// copy again, partitions are added, options set and removed, and what its logs hold stays.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is a topic of that name that is another (by its id) or no copy.
+    /// `AlreadyExists` if there is another topic of that name: one with another id.
     fn create_copy<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>>;
 
     /// Removes a copy, if it is there, because the source's topic is gone.
@@ -53,6 +53,13 @@ pub trait LocalLogs: Send + Sync {
         high_watermark: i64,
     ) -> BoxFuture<'a, Result<()>>;
 
+    /// Makes copies this broker's own topics: a new leader epoch, durable before the first append, and they take produce
+    /// requests.
+    fn promote_copies<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<()>>;
+
+    /// Commits offsets for groups, which have no members; durable when it returns.
+    fn commit_offsets<'a>(&'a self, groups: &'a [GroupOffsets]) -> BoxFuture<'a, Result<()>>;
+
     /// Returns when everything that was appended before the call is synced; the synced end.
     fn sync_copy<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<i64>>;
 }
@@ -75,12 +82,22 @@ pub struct LogEnd {
 #[derive(Clone, Copy)]
 pub struct LogSink<'a> {
     logs: &'a dyn LocalLogs,
+    parting: Parting,
+}
+
+/// What to do with records that the source never had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parting {
+    /// Cut them off, as a follower does.
+    CutBack,
+    /// Fail, and leave them.
+    Refuse,
 }
 
 impl<'a> LogSink<'a> {
     /// A sink that writes into `logs`.
-    pub fn new(logs: &'a dyn LocalLogs) -> Self {
-        Self { logs }
+    pub fn new(logs: &'a dyn LocalLogs, parting: Parting) -> Self {
+        Self { logs, parting }
     }
 
     async fn end(&self, partition: &TopicPartition) -> Result<Option<SinkEnd>> {
@@ -115,6 +132,14 @@ impl Sink for LogSink<'_> {
 
     fn truncate<'a>(&'a self, partition: &'a TopicPartition, to: EpochEnd) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
         async move {
+            if self.parting == Parting::Refuse {
+                let message = format!(
+                    "target has records that the source has not, choose an empty target or remove the topic \
+                     partition={partition} offset={}",
+                    to.end
+                );
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
             let ours = self.logs.epoch_end(partition, to.leader_epoch).await?;
             log::warn!(
                 "histories part, cutting back partition={partition} leader_epoch={} to={}",
@@ -146,6 +171,6 @@ impl Sink for LogSink<'_> {
 
 impl std::fmt::Debug for LogSink<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogSink").finish_non_exhaustive()
+        f.debug_struct("LogSink").field("parting", &self.parting).finish_non_exhaustive()
     }
 }

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::record::{Batch, RecordError};
 use crate::{Error, ErrorKind, Result};
 
-pub use logs::{LocalLogs, LogEnd, LogSink};
+pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
 pub use selection::Selection;
 
 /// A partition of a topic.
@@ -514,6 +514,17 @@ pub async fn assign(source: &dyn Source, topics: &[Topic], until: Until) -> Resu
             Err(error) => Err(error.context(format_args!("partition={partition}"))),
         })
         .collect())
+}
+
+/// Cuts `sink` back to where its history is the source's, without copying anything. With a sink that refuses to be cut back
+/// it tells whether it would have to be.
+///
+/// # Errors
+/// The sink's and the source's.
+pub async fn agree(source: &dyn Source, sink: &dyn Sink, assignments: &[Assignment]) -> Result<()> {
+    let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
+    let ends = sink.ends(&names).await?;
+    agreed_ends(source, sink, assignments, ends).await?.into_iter().try_for_each(|agreed| agreed.map(drop))
 }
 
 /// Copies raw batches of each partition from where `sink` ends to the end that the assignment names.
