@@ -84,6 +84,7 @@ ADMIN: Options = dict(_SHARED)
 
 PRODUCER: Options = _SHARED | {
     "client_id": None,
+    "ssl_ciphers": None,
     "key_serializer": None,
     "value_serializer": None,
     "enable_idempotence": True,

@@ -94,6 +94,7 @@ class Producer:
     def _open(
         self,
         options: Mapping[str, Any],
+        connect: bool,
         key_serializer: Any,
         value_serializer: Any,
         choose: Callable[[str, Any, bytes | None, Any, bytes | None], int] | None,
@@ -156,6 +157,7 @@ class Consumer:
         self,
         options: Mapping[str, Any],
         topics: Sequence[str],
+        connect: bool,
         key_deserializer: Any,
         value_deserializer: Any,
         consumer_timeout_ms: float | None,

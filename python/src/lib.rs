@@ -9,6 +9,9 @@ mod blocking;
 mod errors;
 mod future;
 mod logging;
+mod producer;
+mod runtime;
+mod values;
 
 use pyo3::prelude::*;
 
@@ -19,7 +22,9 @@ mod _ottla {
     use pyo3::types::PyList;
 
     #[pymodule_export]
-    use crate::future::Future;
+    use crate::future::{Future, FutureRecordMetadata};
+    #[pymodule_export]
+    use crate::producer::Producer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -37,5 +42,11 @@ mod _ottla {
                 .iter()
                 .map(|code| (code.0, code.name(), code.message(), code.is_retriable(), code.is_invalid_metadata())),
         )
+    }
+
+    /// Kafka's hash of a key.
+    #[pyfunction]
+    fn murmur2(data: &[u8]) -> u32 {
+        ottla::client::murmur2(data)
     }
 }

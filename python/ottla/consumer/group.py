@@ -57,6 +57,7 @@ class KafkaConsumer(_ottla.Consumer):
         self._open(
             options,
             names,
+            self.config["api_version"] is None,
             self.config["key_deserializer"],
             self.config["value_deserializer"],
             None if timeout_ms in (None, _UNLIMITED, -1) else float(timeout_ms),

@@ -50,6 +50,7 @@ class KafkaProducer(_ottla.Producer):
         partitioner = self.config["partitioner"]
         self._open(
             options,
+            self.config["api_version"] is None,
             self.config["key_serializer"],
             self.config["value_serializer"],
             None if _options.core_partitions(partitioner) else self._choose,
@@ -99,6 +100,11 @@ class KafkaProducer(_ottla.Producer):
 
     def _close_at_exit(self) -> None:
         self._close(1.0)
+
+    def __del__(self) -> None:
+        # As in kafka-python: what was sent by a producer that nobody closed still gets its second.
+        with contextlib.suppress(Exception):
+            self._close(1.0)
 
     def metrics(self, raw: bool = False) -> dict[Any, Any]:
         """Return the producer's numbers.

@@ -25,7 +25,7 @@ class RebalanceProtocol(IntEnum):
 class AbstractPartitionAssignor(ABC):
     """A way to share partitions out among a group's members."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     """The name that the members vote with."""
     version: ClassVar[int] = 0
     """The version of what the members tell each other."""
