@@ -3,8 +3,8 @@
 A finder on `sys.meta_path` answers `kafka` and everything below it with the *same* module objects: `kafka.errors` is
 `ottla.errors`, so that classes are identical under both names, and what is pickled names `ottla`.
 
-A process that is spawned (multiprocessing) has no such finder, but it gets this one's `sys.path`; so a folder goes in front
-of it that holds nothing but a package `kafka`, which calls `install_as_kafka` when it is imported.
+A process that is spawned (multiprocessing) has no such finder, but it gets this one's `sys.path`; so a folder goes in
+front of it that holds nothing but a package `kafka`, which calls `install_as_kafka` when it is imported.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class _Finder(MetaPathFinder):
 def install_as_kafka() -> None:
     """Make `import kafka` mean Ottla in this process, and in those that multiprocessing spawns from it.
 
-    `kafka` and `ottla` are the same modules then: `kafka.errors.KafkaError is ottla.errors.KafkaError`. May be called more
-    than once.
+    `kafka` and `ottla` are the same modules then: `kafka.errors.KafkaError is ottla.errors.KafkaError`. May be called
+    more than once.
 
     Raises:
         RuntimeError: Another package `kafka` is imported already; call this first, in a fresh interpreter.

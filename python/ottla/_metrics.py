@@ -20,5 +20,9 @@ def metrics(numbers: Numbers, tags: dict[str, str], *, raw: bool) -> dict[Any, A
     for group, named in numbers.items():
         for name, value in named.items():
             metric_name = MetricName(name, group, "", tags)
-            found[metric_name] = KafkaMetric(metric_name, AnonMeasurable(lambda _config, _now, v=value: v), config)
+            found[metric_name] = KafkaMetric(metric_name, _constant(value), config)
     return found
+
+
+def _constant(value: float) -> AnonMeasurable:
+    return AnonMeasurable(lambda _config, _now: value)

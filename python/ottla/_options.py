@@ -1,7 +1,7 @@
 """The options of the three clients: kafka-python's names, defaults and refusals.
 
-Here are kafka-python's names and defaults, and what is Python's own (serializers, partitioners, names of kafka-python 2).
-What an option means, its bounds, and which options contradict each other is the core's to know
+Here are kafka-python's names and defaults, and what is Python's own (serializers, partitioners, names of kafka-python
+2). What an option means, its bounds, and which options contradict each other is the core's to know
 (`core/src/client/config.rs`): `for_core` hands over those that were given.
 """
 
@@ -164,6 +164,7 @@ _HERE = frozenset(
     }
 )
 """Options that the core never sees: they are Python's, or have nothing to do here."""
+
 
 def _merge(defaults: Options, given: Mapping[str, Any], more: frozenset[str], error: type[Exception]) -> Options:
     """Return the defaults overlaid with what was given, or raise `error` for a name that nobody knows."""

@@ -1,11 +1,10 @@
 """The extension: everything that Rust does for this package. Only the package itself uses what begins with `_`.
 
-The border is laid out for speed. `Producer.send` and `Consumer.__next__` are Rust from end to end: a record goes straight
-into the accumulator, and a whole poll crosses as one object whose records are made when they are asked for.
+The border is laid out for speed. `Producer.send` and `Consumer.__next__` are Rust from end to end: a record goes
+straight into the accumulator, and a whole poll crosses as one object whose records are made when they are asked for.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from ottla.consumer.fetcher import ConsumerRecord
@@ -110,12 +109,13 @@ class Producer:
     ) -> FutureRecordMetadata:
         """Put a record into the batch under construction and return at once.
 
-        Waits only for a topic's metadata at its first record, and for room while the buffer is full; `max_block_ms` at most.
+        Waits only for a topic's metadata at its first record, and for room while the buffer is full; `max_block_ms` at
+        most.
 
         Args:
             topic: Where to.
-            value: Bytes, or what the value serializer takes. None is a null, which needs a key: a deletion in a compacted
-                topic.
+            value: Bytes, or what the value serializer takes. None is a null, which needs a key: a deletion in a
+                compacted topic.
             key: Bytes, or what the key serializer takes. Equal keys go to the same partition.
             headers: Names and values, in order.
             partition: The partition, if it is not to be chosen.

@@ -17,8 +17,8 @@ __all__ = ["Broker"]
 class Broker(_ottla.Broker):
     """A Kafka broker inside this process, for programs, notebooks and tests.
 
-    It starts in milliseconds, keeps its data in memory or in a directory, and speaks Kafka's protocol on a port, so that
-    any client can use it; Ottla's own clients can also reach it without a port.
+    It starts in milliseconds, keeps its data in memory or in a directory, and speaks Kafka's protocol on a port, so
+    that any client can use it; Ottla's own clients can also reach it without a port.
 
         with ottla.Broker() as broker:
             producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)

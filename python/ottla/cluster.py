@@ -1,4 +1,4 @@
-"""What a client knows of its cluster: the part of kafka-python's `ClusterMetadata` that partitioners and assignors ask."""
+"""What a client knows of its cluster: the part of kafka-python's `ClusterMetadata` that partitioners ask for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ __all__ = ["ClusterMetadata"]
 class ClusterMetadata:
     """Topics and their partitions at one moment."""
 
-    def __init__(self, partitions: Mapping[str, Iterable[int]], available: Mapping[str, Iterable[int]] | None = None) -> None:
+    def __init__(
+        self, partitions: Mapping[str, Iterable[int]], available: Mapping[str, Iterable[int]] | None = None
+    ) -> None:
         self._partitions = {topic: set(numbers) for topic, numbers in partitions.items()}
         self._available = (
             self._partitions if available is None else {topic: set(numbers) for topic, numbers in available.items()}

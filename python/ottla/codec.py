@@ -1,4 +1,7 @@
-"""Which codecs there are: all of them, always. (In kafka-python each but gzip needs another package.)"""
+"""Which codecs there are: all of them, always.
+
+In kafka-python each but gzip needs another package.
+"""
 
 __all__ = ["has_gzip", "has_lz4", "has_snappy", "has_zstd"]
 

@@ -1,9 +1,9 @@
 """What can go wrong: kafka-python's exceptions, and Ottla's own.
 
-A broker answers with a number, and each number has a class: `for_code(36)` is `TopicAlreadyExistsError`. The names and the
-tree are kafka-python 3's, so that `except` clauses go on working; names of kafka-python 1 and 2 that meant the same are
-aliases. What a code means (`description`) comes from the core's table of codes, and so do the classes of codes that are
-newer than this file.
+A broker answers with a number, and each number has a class: `for_code(36)` is `TopicAlreadyExistsError`. The names and
+the tree are kafka-python 3's, so that `except` clauses go on working; names of kafka-python 1 and 2 that meant the
+same are aliases. What a code means (`description`) comes from the core's table of codes, and so do the classes of
+codes that are newer than this file.
 
 `OttlaError` and its subclasses are for what no broker said: one for each kind of the core's error. Each is also the
 exception of kafka-python, or of Python, that a caller would expect (`TimedOutError` is a `KafkaTimeoutError` and a
@@ -61,10 +61,11 @@ class CommitFailedError(KafkaError):
 
     def __init__(self, *args: Any) -> None:
         if not args:
-            args = (
+            message = (
                 "the group has rebalanced and given the partitions to another member: call poll() more often,"
-                " raise max_poll_interval_ms, or lower max_poll_records",
+                " raise max_poll_interval_ms, or lower max_poll_records"
             )
+            args = (message,)
         super().__init__(*args)
 
 
@@ -1188,7 +1189,11 @@ def _broker_errors() -> dict[int, type[BrokerResponseError]]:
     """Return the class of each code, after giving each its description and making those that are missing here."""
     classes: dict[int, type[BrokerResponseError]] = {}
     for value in list(globals().values()):
-        if isinstance(value, type) and issubclass(value, BrokerResponseError) and value is not IncompatibleBrokerVersion:
+        if (
+            isinstance(value, type)
+            and issubclass(value, BrokerResponseError)
+            and value is not IncompatibleBrokerVersion
+        ):
             errno = value.errno
             if errno is not None:
                 classes.setdefault(errno, value)
@@ -1202,7 +1207,12 @@ def _broker_errors() -> dict[int, type[BrokerResponseError]]:
                 bases = (RetriableError, BrokerResponseError)
             title = "".join(word.capitalize() for word in name.split("_"))
             title = title if title.endswith("Error") else f"{title}Error"
-            attributes = {"errno": code, "message": name, "__doc__": f"Error {code} of a broker.", "__module__": __name__}
+            attributes = {
+                "errno": code,
+                "message": name,
+                "__doc__": f"Error {code} of a broker.",
+                "__module__": __name__,
+            }
             known = classes[code] = type(title, bases, attributes)
             globals()[title] = known
         known.description = description

@@ -1,7 +1,7 @@
 """Which partition a record goes to.
 
-Without a `partitioner=` the core chooses: by murmur2 of the key, as Kafka's clients do, and without a key a partition that
-changes from batch to batch. A partitioner in Python is asked for each record whose partition is not given.
+Without a `partitioner=` the core chooses: by murmur2 of the key, as Kafka's clients do, and without a key a partition
+that changes from batch to batch. A partitioner in Python is asked for each record whose partition is not given.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _partitions(topic: str, cluster: ClusterMetadata) -> list[int]:
 class DefaultPartitioner(Partitioner):
     """Murmur2 of the key as Java's client has it; without a key, an available partition by chance.
 
-    The producer recognises this class itself and lets the core choose, which is the same for keys and better for batches.
+    The producer recognises this class itself and lets the core choose, which is the same for keys and better for
+    batches.
     """
 
     def partition(

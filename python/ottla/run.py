@@ -1,9 +1,9 @@
 """`ottla run`: a script written for kafka-python, unchanged, on Ottla.
 
-The script gets `kafka` from Ottla. When it opens a client whose bootstrap servers are all on this machine and refuse the
-connection, an embedded broker in memory is started there for as long as the script runs; a remote address, or one where
-something listens, is left alone. A loop over a consumer never ends, as in Kafka: after three seconds without a message
-the command says what it waits for, and `--idle-exit` ends such loops.
+The script gets `kafka` from Ottla. When it opens a client whose bootstrap servers are all on this machine and refuse
+the connection, an embedded broker in memory is started there for as long as the script runs; a remote address, or one
+where something listens, is left alone. A loop over a consumer never ends, as in Kafka: after three seconds without a
+message the command says what it waits for, and `--idle-exit` ends such loops.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def endpoints(bootstrap_servers: str) -> list[tuple[str, int]]:
     return found
 
 
-def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]] | None:
+def _addresses(host: str, port: int) -> list[tuple[int, Any]] | None:
     """Return the socket addresses of a host on this machine, or None if it is another or unknown."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
         return None
-    addresses = [(family, address) for family, _, _, _, address in found]
+    addresses: list[tuple[int, Any]] = [(family, address) for family, _, _, _, address in found]
     if all(str(address[0]).startswith("127.") or address[0] == "::1" for _, address in addresses):
         return addresses
     return None

@@ -1,7 +1,7 @@
 """From values to bytes and back.
 
-A serializer is an object with `serialize(topic, headers, data)`. A function of one argument, as kafka-python 2 took it, is
-wrapped, with a DeprecationWarning from the constructor that was given it.
+A serializer is an object with `serialize(topic, headers, data)`. A function of one argument, as kafka-python 2 took
+it, is wrapped, with a DeprecationWarning from the constructor that was given it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class SerializeWrapper(Serializer):
     def serialize(self, topic: str, headers: Headers, data: Any) -> bytes | bytearray | memoryview | None:
         """Return what the function makes of `data`."""
         del topic, headers
-        return data if self.fn is None else self.fn(data)  # type: ignore[no-any-return]
+        return data if self.fn is None else self.fn(data)
 
 
 class DeserializeWrapper(Deserializer):

@@ -29,13 +29,14 @@ class KafkaConsumer(_ottla.Consumer):
         for record in consumer:
             print(record.offset, record.value)
 
-    The log ends are noted before the constructor returns: with `auto_offset_reset="latest"` and nothing committed, what is
-    produced from then on is read.
+    The log ends are noted before the constructor returns: with `auto_offset_reset="latest"` and nothing committed,
+    what is produced from then on is read.
 
     Args:
         *topics: Topics to subscribe to; more with `subscribe`, single partitions with `assign`.
-        **configs: Options by kafka-python's names: `DEFAULT_CONFIG` has them all with their defaults. `bootstrap_servers`
-            also takes `memory:` or `memory:NAME`, and a directory such as `./data`, for a broker inside this process.
+        **configs: Options by kafka-python's names: `DEFAULT_CONFIG` has them all with their defaults.
+            `bootstrap_servers` also takes `memory:` or `memory:NAME`, and a directory such as `./data`, for a broker
+            inside this process.
 
     Raises:
         KafkaConfigurationError: An option is unknown, has a wrong value, or contradicts another.
@@ -267,7 +268,9 @@ class KafkaConsumer(_ottla.Consumer):
             _partition(partition)
             if int(timestamp) < 0:
                 raise ValueError(f"a time is 0 at least: {partition} {timestamp}")
-        found = self._list_offsets([(partition, int(timestamp)) for partition, timestamp in timestamps.items()], timeout_ms)
+        found = self._list_offsets(
+            [(partition, int(timestamp)) for partition, timestamp in timestamps.items()], timeout_ms
+        )
         return {
             partition: None if offset < 0 else OffsetAndTimestamp(offset, timestamp, epoch)
             for partition, (offset, timestamp, epoch) in found.items()

@@ -1,7 +1,7 @@
 """Numbers about a client: what `metrics(raw=True)` returns, and reporters for `metric_reporters=`.
 
-The core counts; the classes here name the numbers as kafka-python does and let a program add its own. Sensors, which take
-samples in Python, are not here.
+The core counts; the classes here name the numbers as kafka-python does and let a program add its own. Sensors, which
+take samples in Python, are not here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MetricName:
         if not (name and group):
             raise ValueError("a metric needs a name and a group")
         if tags is not None and not isinstance(tags, dict):
-            raise ValueError("a metric's tags are a dict")  # noqa: TRY004 (as kafka-python)
+            raise ValueError("a metric's tags are a dict")
         self._name = name
         self._group = group
         self._description = description

@@ -29,8 +29,9 @@ class KafkaProducer(_ottla.Producer):
         print(future.get(timeout=10).offset)
 
     Args:
-        **configs: Options by kafka-python's names: `DEFAULT_CONFIG` has them all with their defaults. `bootstrap_servers`
-            also takes `memory:` or `memory:NAME`, and a directory such as `./data`, for a broker inside this process.
+        **configs: Options by kafka-python's names: `DEFAULT_CONFIG` has them all with their defaults.
+            `bootstrap_servers` also takes `memory:` or `memory:NAME`, and a directory such as `./data`, for a broker
+            inside this process.
 
     Raises:
         ValueError: An option is unknown.

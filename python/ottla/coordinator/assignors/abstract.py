@@ -1,7 +1,7 @@
 """What the assignors have in common: a name.
 
-An assignor's work is done by the core, for whichever member the coordinator chose as the group's leader; in Python a class
-stands for it. An assignor written in Python is refused by the consumer's constructor for the time being.
+An assignor's work is done by the core, for whichever member the coordinator chose as the group's leader; in Python a
+class stands for it. An assignor written in Python is refused by the consumer's constructor for the time being.
 """
 
 from __future__ import annotations
