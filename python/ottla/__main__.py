@@ -5,6 +5,7 @@ Everything but `run` is one Rust function. `run` starts a Python script, so it l
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from ottla import _ottla
@@ -23,10 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         from ottla import run
 
         return run.main(arguments[1:])
+    # Python would only note Ctrl-C until the Rust function returns; the system's own answer ends the process.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return _ottla.main(["ottla", *arguments])
-    except KeyboardInterrupt:
-        return 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ class Consumer:
 class Broker:
     """What `ottla.Broker` does in Rust."""
 
-    def __new__(cls, data: str | None, listen: str | None, options: Mapping[str, str]) -> Self: ...
+    def __new__(cls, data: str | None, listen: str | None, options: list[tuple[str, str]]) -> Self: ...
     @property
     def bootstrap_servers(self) -> str:
         """What to give to a client as its `bootstrap_servers`: `HOST:PORT`, or `memory:NAME` without a port."""

@@ -42,7 +42,7 @@ class Broker(_ottla.Broker):
     ) -> Self:
         """Open the broker."""
         directory = None if data is None else os.fspath(data)
-        options = {str(name): _text(value) for name, value in (config or {}).items()}
+        options = [(str(name), _text(value)) for name, value in (config or {}).items()]
         return super().__new__(cls, directory, listen, options)
 
     def __enter__(self) -> Self:

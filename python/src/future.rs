@@ -248,9 +248,7 @@ impl Future {
     /// Return whether it has failed in a way that may succeed later.
     fn retriable(&self, py: Python<'_>) -> PyResult<bool> {
         match self.exception(py)? {
-            Some(exception) => {
-                exception.bind(py).is_instance(&py.import("ottla.errors")?.getattr("RetriableError")?)
-            }
+            Some(exception) => exception.bind(py).is_instance(&py.import("ottla.errors")?.getattr("RetriableError")?),
             None => Ok(false),
         }
     }
@@ -264,9 +262,8 @@ impl Future {
     /// End it with an exception, or a class of them.
     fn failure<'py>(slf: Bound<'py, Self>, e: Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         let e = if e.is_instance_of::<pyo3::types::PyType>() { e.call0()? } else { e };
-        let exception = e
-            .cast_into::<PyBaseException>()
-            .map_err(|_| PyTypeError::new_err("a future fails with an exception"))?;
+        let exception =
+            e.cast_into::<PyBaseException>().map_err(|_| PyTypeError::new_err("a future fails with an exception"))?;
         Self::complete(&slf, Outcome::Exception(exception.unbind()))?;
         Ok(slf)
     }

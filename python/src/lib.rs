@@ -6,6 +6,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod blocking;
+mod broker;
 mod errors;
 mod future;
 mod logging;
@@ -21,6 +22,8 @@ mod _ottla {
     use pyo3::prelude::*;
     use pyo3::types::PyList;
 
+    #[pymodule_export]
+    use crate::broker::Broker;
     #[pymodule_export]
     use crate::future::{Future, FutureRecordMetadata};
     #[pymodule_export]
@@ -48,5 +51,11 @@ mod _ottla {
     #[pyfunction]
     fn murmur2(data: &[u8]) -> u32 {
         ottla::client::murmur2(data)
+    }
+
+    /// Run the command line; `argv[0]` is the program's name. Returns the exit code.
+    #[pyfunction]
+    fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
+        py.detach(|| ottla::native::cli::main(argv))
     }
 }

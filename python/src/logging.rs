@@ -99,10 +99,8 @@ fn filter(number: u32) -> LevelFilter {
     }
 }
 
-/// Makes the core log here. Nothing runs until the first handle is opened.
+/// Registers what the thread calls. Nothing runs until the first handle is opened.
 pub(crate) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // Another extension of the same library may be there already; then its logger goes on.
-    let _ = log::set_logger(&Logger);
     module.add_function(wrap_pyfunction!(_drain_logs, module)?)?;
     module.add_function(wrap_pyfunction!(_stop_logs, module)?)
 }
@@ -111,7 +109,12 @@ pub(crate) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
 pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     static STARTED: PyOnceLock<()> = PyOnceLock::new();
     at_waiting_point(py);
-    STARTED.get_or_try_init(py, || py.import("ottla._logging")?.call_method0("start").map(|_| ())).map(|_| ())
+    let started = STARTED.get_or_try_init(py, || {
+        // Not at import: the command line, which runs in this process too, logs to stderr.
+        let _ = log::set_logger(&Logger);
+        py.import("ottla._logging")?.call_method0("start").map(|_| ())
+    });
+    started.map(|_| ())
 }
 
 /// Reads the level that Python's logger has now, so that records below it are not even made.

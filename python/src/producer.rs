@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PySet, PyString, PyTuple};
 use crate::blocking::{self, Deadline, Life};
 use crate::errors;
 use crate::future::{Future, FutureRecordMetadata, Sent};
-use crate::runtime::Shared;
+use crate::runtime::{Address, Shared};
 use crate::values::{self, Data};
 
 /// What `KafkaProducer` does in Rust.
@@ -26,7 +26,7 @@ pub(crate) struct Producer {
 
 struct Inner {
     producer: Option<client::Producer>,
-    runtime: Option<Shared>,
+    runtime: Option<(Shared, Address)>,
     life: Life,
     callbacks: Arc<Callbacks>,
     key_serializer: Option<Py<PyAny>>,
@@ -108,15 +108,17 @@ impl Producer {
         choose: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         crate::logging::start(py)?;
-        let (client_config, config) =
-            ProducerConfig::from_options(&values::options(options)?).map_err(|error| errors::raise(py, &error))?;
+        let mut options = values::options(options)?;
         let runtime = Shared::open()?;
-        let client = runtime.client(py, client_config, connect)?;
+        let address = Address::take(py, &runtime, &mut options)?;
+        let (client_config, config) =
+            ProducerConfig::from_options(&options).map_err(|error| errors::raise(py, &error))?;
+        let client = runtime.client(py, &address, client_config, connect)?;
         let (producer, driver) = client::Producer::new(client, config);
-        runtime.drive(driver);
+        runtime.drive(driver, &address);
         let inner = Inner {
             producer: Some(producer),
-            runtime: Some(runtime),
+            runtime: Some((runtime, address)),
             life: Life::now(),
             callbacks: Arc::default(),
             key_serializer,
@@ -162,10 +164,8 @@ impl Producer {
             }
             (_, partition) => partition,
         };
-        let borrowed: Vec<Header<'_>> = pairs
-            .iter()
-            .map(|(name, value)| Ok((name.to_str()?, Some(value.as_bytes()))))
-            .collect::<PyResult<_>>()?;
+        let borrowed: Vec<Header<'_>> =
+            pairs.iter().map(|(name, value)| Ok((name.to_str()?, Some(value.as_bytes())))).collect::<PyResult<_>>()?;
 
         let producer = inner.producer();
         let mut started: Option<Instant> = None;
@@ -336,10 +336,11 @@ impl Callbacks {
             let mut state = this.state();
             if state.thread.is_none() {
                 let callbacks = Arc::clone(this);
-                let thread = thread::Builder::new()
-                    .name("ottla-callbacks".to_owned())
-                    .spawn(move || callbacks.run())
-                    .map_err(|error| PyOSError::new_err(format!("cannot start a thread for callbacks: {error}")))?;
+                let thread =
+                    thread::Builder::new()
+                        .name("ottla-callbacks".to_owned())
+                        .spawn(move || callbacks.run())
+                        .map_err(|error| PyOSError::new_err(format!("cannot start a thread for callbacks: {error}")))?;
                 state.thread = Some(thread);
             }
             let (_, futures) = state.waiting.entry(key).or_insert_with(|| (Arc::clone(batch), Vec::new()));

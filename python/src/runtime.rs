@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use ottla::ErrorKind;
-use ottla::client::{Client, ClientConfig};
-use ottla::native::Runtime;
+use ottla::broker::BrokerConfig;
+use ottla::client::config::Value;
+use ottla::client::{Client, ClientConfig, Options};
+use ottla::native::{LocalBroker, Location, Runtime};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
@@ -52,10 +54,21 @@ impl Shared {
         self.0.runtime.as_ref().expect("it is taken only when dropped")
     }
 
-    /// A client of the brokers that the options name, after one of them has answered if `connect` says so.
-    pub(crate) fn client(&self, py: Python<'_>, config: ClientConfig, connect: bool) -> PyResult<Client> {
+    /// A client of the brokers at `address`, after one of them has answered if `connect` says so.
+    pub(crate) fn client(
+        &self,
+        py: Python<'_>,
+        address: &Address,
+        config: ClientConfig,
+        connect: bool,
+    ) -> PyResult<Client> {
         let timeout = Duration::from_millis(config.bootstrap_timeout_ms);
-        let client = self.runtime().client(config);
+        let client = match address {
+            Address::Network => self.runtime().client(config),
+            Address::Embedded(broker) => {
+                Client::new(Arc::new(broker.embedded().clone()), self.runtime().clock(), config)
+            }
+        };
         if connect {
             let connected = blocking::wait(py, Deadline::NEVER, client.connect(timeout))?;
             if let Some(Err(error)) = connected {
@@ -70,12 +83,51 @@ impl Shared {
         Ok(client)
     }
 
-    /// Runs a driver; the threads live until it has ended.
-    pub(crate) fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
-        let keep = self.clone();
+    /// Opens an embedded broker, or joins the one that this process has at `location`; `None` for one that nobody can join.
+    pub(crate) fn broker(
+        &self,
+        py: Python<'_>,
+        location: Option<Location>,
+        config: BrokerConfig,
+    ) -> PyResult<Arc<LocalBroker>> {
+        // Which life of the process has embedded brokers: in a forked child the registry still names the parent's.
+        static LIFE: Mutex<Option<Life>> = Mutex::new(None);
+        LIFE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Life::now).check(py)?;
+        let runtime = self.runtime();
+        py.detach(|| match location {
+            Some(location) => LocalBroker::open(runtime, location, config),
+            None => LocalBroker::in_memory(runtime, config),
+        })
+        .map_err(|error| errors::raise(py, &error))
+    }
+
+    /// Runs a driver; the threads, and an embedded broker, live until it has ended.
+    pub(crate) fn drive(&self, driver: impl Future<Output = ()> + Send + 'static, address: &Address) {
+        let keep = (self.clone(), address.clone());
         self.runtime().spawn(async move {
             driver.await;
             drop(keep);
         });
+    }
+}
+
+/// Where a client's brokers are.
+#[derive(Clone)]
+pub(crate) enum Address {
+    /// At the addresses that the options name.
+    Network,
+    /// In this process. The handle keeps a directory open as long as the client is.
+    Embedded(Arc<LocalBroker>),
+}
+
+impl Address {
+    /// Reads `bootstrap_servers`. An address in this process (`memory:NAME`, a directory) is taken out of the options, and its
+    /// broker is opened.
+    pub(crate) fn take(py: Python<'_>, runtime: &Shared, options: &mut Options) -> PyResult<Self> {
+        let Some(Value::Text(text)) = options.value("bootstrap_servers") else { return Ok(Self::Network) };
+        let Some(location) = Location::parse(text.trim()) else { return Ok(Self::Network) };
+        let broker = runtime.broker(py, Some(location), BrokerConfig::default())?;
+        options.set("bootstrap_servers", Value::Null);
+        Ok(Self::Embedded(broker))
     }
 }

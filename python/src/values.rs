@@ -11,7 +11,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple, PyType};
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple, PyType,
+};
 
 /// How many fields a `ConsumerRecord` has.
 pub(crate) const FIELDS: usize = 13;
@@ -33,14 +35,18 @@ impl RecordClass {
     }
 
     /// A record of these fields.
-    pub(crate) fn make<'py>(&self, py: Python<'py>, fields: [Bound<'py, PyAny>; FIELDS]) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        fields: [Bound<'py, PyAny>; FIELDS],
+    ) -> PyResult<Bound<'py, PyAny>> {
         let class = self.class.bind(py);
         match self.allocate {
             Some(allocate) => fill(py, class, allocate, fields),
             // `tuple.__new__(class, fields)`: the named tuple's own `__new__` is a Python function.
-            None => py
-                .get_type::<PyTuple>()
-                .call_method1(pyo3::intern!(py, "__new__"), (class, PyTuple::new(py, fields)?)),
+            None => {
+                py.get_type::<PyTuple>().call_method1(pyo3::intern!(py, "__new__"), (class, PyTuple::new(py, fields)?))
+            }
         }
     }
 }

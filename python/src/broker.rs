@@ -1,0 +1,169 @@
+//! The embedded broker as an object of Python's.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ottla::broker::{BrokerConfig, Durability, check_topic_config};
+use ottla::native::{LocalBroker, Location, Server, ServerOptions};
+use ottla::{Error, ErrorKind, Result};
+use pyo3::prelude::*;
+
+use crate::blocking::Life;
+use crate::errors;
+use crate::runtime::Shared;
+
+/// What `ottla.Broker` does in Rust.
+#[pyclass(subclass, frozen, weakref, module = "ottla._ottla")]
+pub(crate) struct Broker {
+    open: Mutex<Option<Open>>,
+    bootstrap_servers: String,
+    data: Option<String>,
+    life: Life,
+}
+
+struct Open {
+    server: Option<Server>,
+    broker: Arc<LocalBroker>,
+    runtime: Shared,
+}
+
+impl Open {
+    /// Ends the connections, then the broker. Waits for the device.
+    fn close(self) -> Result<()> {
+        let Self { server, broker, runtime } = self;
+        drop(server);
+        let closed = broker.close();
+        drop(broker);
+        drop(runtime);
+        closed
+    }
+}
+
+impl Broker {
+    fn take(&self) -> Option<Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+#[pymethods]
+impl Broker {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        data: Option<String>,
+        listen: Option<String>,
+        options: Vec<(String, String)>,
+    ) -> PyResult<Self> {
+        crate::logging::start(py)?;
+        let config = config(&options).map_err(|error| errors::raise(py, &error))?;
+        let runtime = Shared::open()?;
+        let location = match (&data, &listen) {
+            (Some(directory), _) => Some(Location::Directory(directory.into())),
+            (None, Some(_)) => None,
+            (None, None) => Some(Location::Memory(unused_name())),
+        };
+        let broker = runtime.broker(py, location, config)?;
+        let started = py.detach(|| start(&runtime, &broker, listen.as_deref()));
+        let (server, bootstrap_servers) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = py.detach(|| broker.close());
+                return Err(errors::raise(py, &error));
+            }
+        };
+        let open = Mutex::new(Some(Open { server, broker, runtime }));
+        Ok(Self { open, bootstrap_servers, data, life: Life::now() })
+    }
+
+    /// What to give to a client as its `bootstrap_servers`.
+    #[getter]
+    fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// The directory, or None for a broker in memory.
+    #[getter]
+    fn data(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
+    /// Close the connections, write what is left, and give back the port and the directory.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.life.goes_on() {
+            return Ok(());
+        }
+        match self.take() {
+            Some(open) => py.detach(|| open.close()).map_err(|error| errors::raise(py, &error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let Some(open) = self.take() else { return };
+        if !self.life.goes_on() {
+            // Its threads stayed in the parent.
+            std::mem::forget(open);
+            return;
+        }
+        if let Err(error) = open.close() {
+            log::warn!("the embedded broker was not closed cleanly: {error}");
+        }
+    }
+}
+
+/// Listens, if it is to, and says where clients find the broker.
+fn start(runtime: &Shared, broker: &LocalBroker, listen: Option<&str>) -> Result<(Option<Server>, String)> {
+    let Some(listen) = listen else { return Ok((None, broker.location().to_string())) };
+    let server = Server::start(runtime.runtime(), broker.embedded().clone(), listen, ServerOptions::default())?;
+    let address = server.address();
+    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+    broker.embedded().advertise(&host, address.port())?;
+    let shown = if host.contains(':') { format!("[{host}]") } else { host };
+    Ok((Some(server), format!("{shown}:{}", address.port())))
+}
+
+/// A name that no broker of this process has.
+fn unused_name() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!("broker-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A configuration of Kafka's names. What is not the broker's is a default of its topics.
+fn config(options: &[(String, String)]) -> Result<BrokerConfig> {
+    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+        value.parse().map_err(|_| invalid(name, value, "expected a whole number in range"))
+    }
+    let mut config = BrokerConfig::default();
+    for (name, value) in options {
+        match name.as_str() {
+            "node.id" => config.node_id = number(name, value)?,
+            "num.partitions" => config.num_partitions = number(name, value)?,
+            "replica.lag.time.max.ms" => config.replica_lag_time_max_ms = number(name, value)?,
+            "auto.create.topics.enable" => {
+                config.auto_create_topics = match value.as_str() {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(invalid(name, value, "expected true or false")),
+                }
+            }
+            "durability" => {
+                config.durability = match value.as_str() {
+                    "sync" => Durability::Sync,
+                    "os" => Durability::Os,
+                    _ => return Err(invalid(name, value, "expected sync or os")),
+                }
+            }
+            _ => {
+                check_topic_config(name, value).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
+                config.topic_defaults.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Ok(config)
+}
+
+fn invalid(name: &str, value: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("option is not valid, {why} name={name} value={value}"))
+}
