@@ -159,7 +159,10 @@ impl Check<'_> {
     }
 
     async fn partition(
-        &mut self, partition: &TopicPartition, reference: &PartitionReference, topic: &TopicReference,
+        &mut self,
+        partition: &TopicPartition,
+        reference: &PartitionReference,
+        topic: &TopicReference,
     ) -> Result<Found> {
         if let Some(found) = self.again(&reference.manifest.name) {
             return Ok(found);
@@ -230,7 +233,10 @@ impl Check<'_> {
 
     /// Counts a manifest that was read, or notes why it could not be.
     fn read<M>(
-        &mut self, read: Result<M>, partition: Option<&TopicPartition>, offsets: Option<Range<i64>>,
+        &mut self,
+        read: Result<M>,
+        partition: Option<&TopicPartition>,
+        offsets: Option<Range<i64>>,
     ) -> Result<(Option<M>, Found)> {
         match read {
             Ok(manifest) => {
@@ -243,7 +249,10 @@ impl Check<'_> {
 
     /// Notes what is wrong with the repository; passes on what is wrong with the way to it.
     fn found(
-        &mut self, error: Error, partition: Option<&TopicPartition>, offsets: Option<Range<i64>>,
+        &mut self,
+        error: Error,
+        partition: Option<&TopicPartition>,
+        offsets: Option<Range<i64>>,
     ) -> Result<usize> {
         if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported) {
             return Err(error);
@@ -260,7 +269,10 @@ impl Check<'_> {
 
 /// Whether an object is there, and, if its data is to be read, whether it is what its manifest says.
 async fn check_object(
-    repository: &Repository, options: CheckOptions, sizes: &HashMap<Digest, u64>, partition: &TopicPartition,
+    repository: &Repository,
+    options: CheckOptions,
+    sizes: &HashMap<Digest, u64>,
+    partition: &TopicPartition,
     object: &Object,
 ) -> Result<()> {
     let place = Place::partition(&partition.topic, partition.partition, object.start..object.end);
@@ -276,7 +288,8 @@ async fn check_object(
         };
     }
     let bytes = repository.get_object(object, &place).await?;
-    let damaged = |reason: String| Error::from(RepositoryError::Damaged { place: place.clone(), path: path.clone(), reason });
+    let damaged =
+        |reason: String| Error::from(RepositoryError::Damaged { place: place.clone(), path: path.clone(), reason });
     let first_epoch = object.epochs.first().map_or(-1, |first| first.epoch);
     let run = Run::check(&bytes, object.start, first_epoch, i64::MAX).map_err(|error| damaged(error.to_string()))?;
     let (first, last) = (run.batches().first(), run.batches().last());

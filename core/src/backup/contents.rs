@@ -142,7 +142,11 @@ impl SnapshotSource {
 
     /// The object that holds `offset`, or the first after it.
     async fn object_at(
-        &self, reader: &mut Reader, partition: &TopicPartition, topic: &TopicManifest, offset: i64,
+        &self,
+        reader: &mut Reader,
+        partition: &TopicPartition,
+        topic: &TopicManifest,
+        offset: i64,
     ) -> Result<Option<Object>> {
         let manifest = reader.manifest.clone();
         let index = manifest.pages.partition_point(|page| page.end <= offset);
@@ -235,7 +239,9 @@ impl Source for SnapshotSource {
     }
 
     fn committed<'a>(
-        &'a self, topics: &'a [Topic], selection: &'a Selection,
+        &'a self,
+        topics: &'a [Topic],
+        selection: &'a Selection,
     ) -> BoxFuture<'a, Result<Vec<GroupOffsets>>> {
         async move {
             let groups = self.groups().await?.groups;
@@ -261,7 +267,9 @@ impl Source for SnapshotSource {
     }
 
     fn bounds<'a>(
-        &'a self, partitions: &'a [TopicPartition], _until: Until,
+        &'a self,
+        partitions: &'a [TopicPartition],
+        _until: Until,
     ) -> BoxFuture<'a, Result<Vec<Result<Bounds>>>> {
         async move {
             let bounds = partitions.iter().map(|partition| {
@@ -275,7 +283,8 @@ impl Source for SnapshotSource {
     }
 
     fn epoch_ends<'a>(
-        &'a self, epochs: &'a [(TopicPartition, i32)],
+        &'a self,
+        epochs: &'a [(TopicPartition, i32)],
     ) -> BoxFuture<'a, Result<Vec<Result<Option<EpochEnd>>>>> {
         async move {
             let asked = stream::iter(epochs.to_vec());
@@ -286,7 +295,10 @@ impl Source for SnapshotSource {
     }
 
     fn read<'a>(
-        &'a self, partition: &'a TopicPartition, offset: i64, max_bytes: usize,
+        &'a self,
+        partition: &'a TopicPartition,
+        offset: i64,
+        max_bytes: usize,
     ) -> BoxFuture<'a, Result<Bytes>> {
         self.read_at(partition, offset, max_bytes).boxed()
     }

@@ -98,8 +98,11 @@ pub struct Backup {
 /// # Errors
 /// `NotFound` if a topic is not there; the source's and the store's. Nothing that was copied is lost: the next run goes on.
 pub async fn backup(
-    source: &dyn Source, repository: &Repository, options: &BackupOptions,
-    now: &(dyn Fn() -> Timestamp + Send + Sync), progress: &(dyn Fn(&Progress) + Send + Sync),
+    source: &dyn Source,
+    repository: &Repository,
+    options: &BackupOptions,
+    now: &(dyn Fn() -> Timestamp + Send + Sync),
+    progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
     let begun = now();
     let identity = source.identity().await?;
@@ -230,7 +233,11 @@ impl Known {
     ///
     /// A snapshot that is damaged is passed over: that costs space, and a backup that fails for it would cost more.
     async fn look_up(
-        repository: &Repository, identity: &Identity, topics: &[Topic], options: &BackupOptions, notes: &mut Vec<Note>,
+        repository: &Repository,
+        identity: &Identity,
+        topics: &[Topic],
+        options: &BackupOptions,
+        notes: &mut Vec<Note>,
     ) -> Result<Self> {
         let mut known = Self::default();
         let mut recreated: HashMap<String, Uuid> = HashMap::new();
@@ -265,16 +272,21 @@ impl Known {
     }
 
     async fn topics_of(
-        repository: &Repository, id: SnapshotId, identity: &Identity, topics: &[Topic],
-        known: &HashMap<String, KnownTopic>, recreated: &mut HashMap<String, Uuid>,
+        repository: &Repository,
+        id: SnapshotId,
+        identity: &Identity,
+        topics: &[Topic],
+        known: &HashMap<String, KnownTopic>,
+        recreated: &mut HashMap<String, Uuid>,
     ) -> Result<(Snapshot, Vec<(String, KnownTopic)>)> {
         let snapshot = repository.snapshot(id).await?;
         let is_same_source = snapshot.manifest.source.cluster_id == identity.cluster_id;
-        let list: TopicsManifest =
-            repository.get_manifest(snapshot.manifest.topics, &Place::snapshot(id.name)).await?;
+        let list: TopicsManifest = repository.get_manifest(snapshot.manifest.topics, &Place::snapshot(id.name)).await?;
         let mut wanted = Vec::new();
         for reference in list.topics {
-            let Ok(index) = topics.binary_search_by(|topic| topic.name.as_str().cmp(&reference.topic)) else { continue };
+            let Ok(index) = topics.binary_search_by(|topic| topic.name.as_str().cmp(&reference.topic)) else {
+                continue;
+            };
             if known.contains_key(&reference.topic) {
                 continue;
             }
@@ -298,7 +310,10 @@ impl Known {
 
 /// Puts `manifest`, unless it is the one that is `known` to be there.
 async fn put_unless<M: Manifest>(
-    repository: &Repository, manifest: &M, known: Option<Reference>, manifest_bytes: &mut u64,
+    repository: &Repository,
+    manifest: &M,
+    known: Option<Reference>,
+    manifest_bytes: &mut u64,
 ) -> Result<Reference> {
     if let Some(known) = known
         && Digest::of([manifest.encode().as_slice()]) == known.name
@@ -314,9 +329,9 @@ async fn put_unless<M: Manifest>(
 fn notes_on(copied: &PartitionCopied) -> Vec<Note> {
     let TopicPartition { topic, partition } = &copied.partition;
     let note = |text| Note { topic: topic.clone(), partition: Some(*partition), text };
-    let hole = copied.hole.map(|hole| {
-        note(format!("offsets {}..{} are missing: the source no longer had them", hole.start, hole.end))
-    });
+    let hole = copied
+        .hole
+        .map(|hole| note(format!("offsets {}..{} are missing: the source no longer had them", hole.start, hole.end)));
     let parted = copied.parted_at.map(|at| {
         note(format!("the source's history is another than the last snapshot's from offset {at} on, and was read anew"))
     });
@@ -325,7 +340,9 @@ fn notes_on(copied: &PartitionCopied) -> Vec<Note> {
 
 /// The groups' offsets, none beyond the data: who commits what it read in an open transaction may be ahead of the cut.
 async fn groups_manifest(
-    committed: Vec<GroupOffsets>, recording: &Recording<'_>, notes: &mut Vec<Note>,
+    committed: Vec<GroupOffsets>,
+    recording: &Recording<'_>,
+    notes: &mut Vec<Note>,
 ) -> GroupsManifest {
     let mut groups = Vec::with_capacity(committed.len());
     for group in committed {

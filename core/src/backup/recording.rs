@@ -106,12 +106,14 @@ pub(super) struct RecordedPartition {
 impl<'a> Recording<'a> {
     /// A backup of `topics` that goes on where `base` ends.
     pub(super) fn new(
-        repository: &'a Repository, options: RecordingOptions, topics: &[Topic],
+        repository: &'a Repository,
+        options: RecordingOptions,
+        topics: &[Topic],
         mut base: impl FnMut(&TopicPartition) -> Option<PartitionReference>,
     ) -> Self {
-        let partitions = topics.iter().flat_map(|topic| {
-            topic.topic_partitions().map(|partition| (partition, topic.id)).collect::<Vec<_>>()
-        });
+        let partitions = topics
+            .iter()
+            .flat_map(|topic| topic.topic_partitions().map(|partition| (partition, topic.id)).collect::<Vec<_>>());
         let partitions = partitions.map(|(partition, topic_id)| {
             let recorded = Recorded::new(topic_id, base(&partition));
             (partition, Mutex::new(recorded))
@@ -365,8 +367,7 @@ impl Recorded {
     }
 
     fn push(&mut self, object: Object) {
-        self.end =
-            Some(SinkEnd { end: object.end, leader_epoch: object.last.leader_epoch, last: Some(object.last) });
+        self.end = Some(SinkEnd { end: object.end, leader_epoch: object.last.leader_epoch, last: Some(object.last) });
         self.fresh.push(object);
     }
 
@@ -452,7 +453,10 @@ impl Sink for Recording<'_> {
     }
 
     fn begin<'a>(
-        &'a self, partition: &'a TopicPartition, _start: i64, hole: Option<Hole>,
+        &'a self,
+        partition: &'a TopicPartition,
+        _start: i64,
+        hole: Option<Hole>,
     ) -> BoxFuture<'a, Result<()>> {
         async move {
             let mut recorded = self.recorded(partition)?.lock().await;
@@ -465,9 +469,7 @@ impl Sink for Recording<'_> {
         .boxed()
     }
 
-    fn truncate<'a>(
-        &'a self, partition: &'a TopicPartition, to: EpochEnd,
-    ) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
+    fn truncate<'a>(&'a self, partition: &'a TopicPartition, to: EpochEnd) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
         async move {
             let mut recorded = self.recorded(partition)?.lock().await;
             self.load(&mut recorded, partition).await?;
@@ -495,11 +497,8 @@ impl Sink for Recording<'_> {
             recorded.new_holes.retain(|hole| hole.end <= end);
             recorded.open_hole = None;
             recorded.taken_over = recorded.taken_over.min(recorded.fresh.len());
-            recorded.end = last.map(|last| SinkEnd {
-                end: last.end,
-                leader_epoch: last.last.leader_epoch,
-                last: Some(last.last),
-            });
+            recorded.end =
+                last.map(|last| SinkEnd { end: last.end, leader_epoch: last.last.leader_epoch, last: Some(last.last) });
             if recorded.end.is_none() {
                 recorded.base = None;
             }

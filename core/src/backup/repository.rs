@@ -441,7 +441,10 @@ impl Repository {
 
     /// The manifest of the partition that `reference` stands for.
     pub(super) async fn partition(
-        &self, reference: &PartitionReference, partition: &TopicPartition, topic_id: Uuid,
+        &self,
+        reference: &PartitionReference,
+        partition: &TopicPartition,
+        topic_id: Uuid,
     ) -> Result<PartitionManifest> {
         let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
         let manifest: PartitionManifest = self.get_manifest(reference.manifest, &place).await?;
@@ -458,7 +461,10 @@ impl Repository {
 
     /// The page that `reference` stands for.
     pub(super) async fn page(
-        &self, reference: &PageReference, partition: &TopicPartition, topic_id: Uuid,
+        &self,
+        reference: &PageReference,
+        partition: &TopicPartition,
+        topic_id: Uuid,
     ) -> Result<PageManifest> {
         let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
         let manifest: PageManifest = self.get_manifest(reference.page, &place).await?;

@@ -48,7 +48,9 @@ pub struct Restored {
 /// `Invalid`, before anything is written, if the target has records that the snapshot has not; `AlreadyExists` if it has
 /// another topic of that name; `Corrupt` with topic, partition and offsets if something is damaged, after the rest is restored.
 pub async fn restore(
-    source: &SnapshotSource, target: &dyn LocalLogs, options: &RestoreOptions,
+    source: &SnapshotSource,
+    target: &dyn LocalLogs,
+    options: &RestoreOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Restored> {
     let topics = source.topics(&Selection::all()).await?;

@@ -42,10 +42,11 @@ pub struct CopyEnd {
 }
 
 impl Broker {
-    /// Makes a copy, or brings the one that is there to what is asked: partitions are added, options set and removed.
+    /// Makes a copy. A topic that is there under that id becomes a copy again: partitions are added, options set and removed,
+    /// and what its logs hold stays.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is a topic of that name that is another (by its id), or no copy.
+    /// `AlreadyExists` if there is another topic of that name: one with another id.
     pub fn create_copy(&mut self, copy: &Copy, now: Timestamp) -> Result<()> {
         let name = copy.name.as_str();
         check_topic_name(name).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
@@ -74,17 +75,29 @@ impl Broker {
             let stored = StoredTopic { id, partitions: copy.partitions, replication_factor: 1, configs, copy: true };
             return self.create_stored(name, stored, now);
         };
-        if !topic.copy || (!copy.id.is_nil() && topic.id != copy.id) {
-            let what = if topic.copy { "a copy of another topic" } else { "no copy" };
+        if topic.id != copy.id && !(copy.id.is_nil() && topic.copy) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
                 format!(
-                    "a topic of that name is here and is {what}, delete it or choose another directory topic={name} \
-                     topic_id={} source_topic_id={}",
+                    "another topic of that name is here, delete it or choose another place topic={name} topic_id={} \
+                     source_topic_id={}",
                     topic.id, copy.id
                 ),
             ));
         }
+        if !topic.copy {
+            let stored = StoredTopic { copy: true, ..topic.stored() };
+            let ids = topic.partitions.clone();
+            self.remember(vec![Change::set(format!("topic/{name}"), &stored)?], now)?;
+            for id in ids {
+                let partition = self.partition_mut(id);
+                partition.set_limit(partition.high_watermark());
+            }
+            if let Some(topic) = self.topics.get_mut(name) {
+                topic.copy = true;
+            }
+        }
+        let Some(topic) = self.topics.get(name) else { return Err(not_found(name)) };
         let before = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         if copy.partitions > before {
             let stored = StoredTopic { partitions: copy.partitions, ..topic.stored() };
@@ -115,22 +128,35 @@ impl Broker {
         }
     }
 
-    /// Makes a copy a topic of this broker's own, which takes produce requests, under a leader epoch above all of the copy's.
+    /// Makes copies topics of this broker's own, which take produce requests, under a leader epoch above all of theirs.
+    /// Topics that are no copies stay as they are.
     ///
     /// # Errors
-    /// `NotFound` if there is no such topic.
-    pub fn promote_copy(&mut self, name: &str, now: Timestamp) -> Result<()> {
-        let Some(topic) = self.topics.get_mut(name) else { return Err(not_found(name)) };
-        if !topic.copy {
+    /// `NotFound` if there is no such topic; nothing is changed then.
+    pub fn promote_copies(&mut self, names: &[String], now: Timestamp) -> Result<()> {
+        let mut changes = Vec::new();
+        let mut ids = Vec::new();
+        for name in names {
+            let topic = self.topics.get(name.as_str()).ok_or_else(|| not_found(name))?;
+            if topic.copy {
+                let stored = StoredTopic { copy: false, ..topic.stored() };
+                changes.push(Change::set(format!("topic/{name}"), &stored)?);
+                ids.extend_from_slice(&topic.partitions);
+            }
+        }
+        if changes.is_empty() {
             return Ok(());
         }
-        topic.copy = false;
-        let stored = topic.stored();
-        let ids = topic.partitions.clone();
         let latest = ids.iter().filter_map(|id| self.partition(*id).log.epochs().latest()).max().unwrap_or(-1);
         let epoch = self.leader_epoch.max(latest).saturating_add(1);
-        self.remember(vec![Change::set(format!("topic/{name}"), &stored)?, Change::set("leader-epoch", &epoch)?], now)?;
+        changes.push(Change::set("leader-epoch", &epoch)?);
+        self.remember(changes, now)?;
         self.set_leader_epoch(epoch);
+        for name in names {
+            if let Some(topic) = self.topics.get_mut(name.as_str()) {
+                topic.copy = false;
+            }
+        }
         for id in ids {
             self.partition_mut(id).lift_limit();
             self.moved.insert(id);
@@ -252,11 +278,23 @@ impl Broker {
     /// `NotFound` if there is no such partition; `Closed` if an earlier sync has failed.
     pub fn sync_copy(&mut self, id: RequestId, topic: &str, partition: i32, now: Timestamp) -> Result<i64> {
         let at = self.find(topic, partition).ok_or_else(|| not_found(topic))?;
+        self.sync_partition(id, at, now)
+    }
+
+    /// Answers `id` once everything that the broker remembers of itself is synced; see [`Self::sync_copy`].
+    ///
+    /// # Errors
+    /// `Closed` if an earlier sync has failed.
+    pub fn sync_metadata(&mut self, id: RequestId, now: Timestamp) -> Result<i64> {
+        self.sync_partition(id, self.metadata, now)
+    }
+
+    fn sync_partition(&mut self, id: RequestId, at: PartitionId, now: Timestamp) -> Result<i64> {
         let partition = self.partition(at);
         if partition.is_failed() {
             return Err(Error::new(
                 ErrorKind::Closed,
-                format!("an earlier sync failed partition={topic}-{}", partition.index),
+                format!("an earlier sync failed partition={}-{}", partition.topic, partition.index),
             ));
         }
         let end = partition.log.end();

@@ -42,7 +42,9 @@ impl FileObjects {
 
     /// Does `act` on a thread that may block, where there is a runtime to ask for one.
     fn blocking<T: Send + 'static>(
-        &self, path: &str, act: impl FnOnce(&Path, &str) -> io::Result<T> + Send + 'static,
+        &self,
+        path: &str,
+        act: impl FnOnce(&Path, &str) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
         let root = self.root.clone();
         let path = path.to_owned();

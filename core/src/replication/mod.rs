@@ -9,6 +9,7 @@
 //! them decodes a record.
 
 mod cluster;
+mod embedded;
 mod logs;
 mod selection;
 

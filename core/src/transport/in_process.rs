@@ -183,6 +183,25 @@ impl Embedded {
         Ok(result)
     }
 
+    /// Hands in what `ask` asks of the broker under a fresh id, and returns the future of its answer.
+    pub(crate) fn ask<T>(
+        &self,
+        ask: impl FnOnce(&mut Broker, RequestId, i64) -> Result<T>,
+    ) -> Result<(T, impl Future<Output = Result<Response>> + Send + 'static)> {
+        let now = self.shared.clock.now();
+        let mut state = self.lock();
+        let id = RequestId(state.next_id);
+        state.next_id += 1;
+        let asked = ask(state.broker.as_mut().ok_or_else(closed)?, id, now)?;
+        let (sender, receiver) = oneshot::channel();
+        state.waiting.insert(id, sender);
+        let tasks = state.drain(None);
+        let alarm = state.comes_sooner();
+        drop(state);
+        self.after(tasks, alarm);
+        Ok((asked, Call(Either::Right(receiver)).response()))
+    }
+
     /// Tells clients from now on to connect to `host` and `port`.
     ///
     /// # Errors
