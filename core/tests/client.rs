@@ -4,7 +4,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ottla::client::{Client, ClientConfig, Options, Producer, ProducerConfig};
+use ottla::client::{
+    Client, ClientConfig, Consumer, ConsumerConfig, Listener, Options, Producer, ProducerConfig, Rebalance,
+    TopicPartition,
+};
 use ottla::native::Runtime;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -98,4 +101,192 @@ fn connecting_where_nobody_listens_says_what_to_try() {
     let text = error.to_string();
     assert!(text.contains("127.0.0.1:1") && text.contains("refused") && text.contains("ottla serve"), "{text}");
     assert!(!broker.client().is_connected());
+}
+
+impl Broker {
+    fn consumer(&self, options: &[(&str, &str)]) -> Consumer {
+        let mut all = self.options();
+        for (name, value) in options {
+            all.set(name, *value);
+        }
+        let (client, config) = ConsumerConfig::from_options(&all).unwrap();
+        let (consumer, driver) = Consumer::new(self.runtime.client(client), config);
+        self.runtime.spawn(driver);
+        consumer
+    }
+
+    /// Sends `count` records whose values are their numbers, to every partition in turn.
+    fn fill(&self, topic: &str, partitions: i32, count: usize, options: &[(&str, &str)]) {
+        let producer = self.producer(options);
+        self.runtime.block_on(async {
+            for i in 0..count {
+                let partition = Some(i as i32 % partitions);
+                let value = i.to_string();
+                producer
+                    .send_waiting(
+                        topic,
+                        partition,
+                        Some(i as i64),
+                        Some(b"key"),
+                        Some(value.as_bytes()),
+                        &[("h", None)],
+                    )
+                    .await
+                    .unwrap();
+            }
+            producer.close(LONG).await.unwrap();
+        });
+    }
+
+    /// Polls until `count` records have come or nothing comes for a while.
+    fn consume(&self, consumer: &Consumer, count: usize) -> Vec<(i32, i64, String)> {
+        let mut all = Vec::new();
+        let end = std::time::Instant::now() + LONG;
+        while all.len() < count && std::time::Instant::now() < end {
+            let polled = self.runtime.block_on(consumer.poll(Duration::from_millis(500), None)).unwrap();
+            for batch in &polled.batches {
+                let before = all.len();
+                for record in batch.iter() {
+                    let record = record.unwrap();
+                    let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                    all.push((batch.partition.partition, record.offset, value));
+                }
+                assert_eq!(all.len() - before, batch.count);
+            }
+        }
+        all
+    }
+}
+
+#[test]
+fn what_was_produced_in_each_codec_is_consumed_in_order() {
+    let Some(broker) = Broker::new() else { return };
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let topic = fresh(codec);
+        broker.fill(&topic, 1, 5_000, &[("compression_type", codec)]);
+        let consumer = broker.consumer(&[("auto_offset_reset", "earliest")]);
+        consumer.assign(&[TopicPartition::new(topic.as_str(), 0)]).unwrap();
+        let all = broker.consume(&consumer, 5_000);
+        assert_eq!(all.len(), 5_000, "{codec}");
+        for (i, (_, offset, value)) in all.iter().enumerate() {
+            assert_eq!((*offset, value.as_str()), (i as i64, i.to_string().as_str()));
+        }
+        broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
+    }
+}
+
+#[test]
+fn positions_move_by_poll_by_seek_and_by_reset() {
+    let Some(broker) = Broker::new() else { return };
+    let topic = fresh("seek");
+    broker.fill(&topic, 1, 100, &[]);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let consumer = broker.consumer(&[("auto_offset_reset", "latest"), ("max_poll_records", "30")]);
+    consumer.assign(std::slice::from_ref(&partition)).unwrap();
+    let position = || broker.runtime.block_on(consumer.position(&partition, LONG)).unwrap();
+    assert_eq!(position(), 100);
+    consumer.seek_to_beginning(&[]).unwrap();
+    assert_eq!(position(), 0);
+    let all = broker.consume(&consumer, 1);
+    assert_eq!(all.len(), 30);
+    assert_eq!(position(), 30);
+    consumer.seek(&partition, 90).unwrap();
+    assert_eq!(broker.consume(&consumer, 10).len(), 10);
+    assert_eq!(position(), 100);
+    assert_eq!(consumer.highwater(&partition), Some(100));
+    consumer.pause(std::slice::from_ref(&partition)).unwrap();
+    consumer.seek(&partition, 0).unwrap();
+    let polled = broker.runtime.block_on(consumer.poll(Duration::from_millis(200), None)).unwrap();
+    assert!(polled.is_empty());
+    assert_eq!(consumer.paused(), [partition.clone()]);
+    consumer.resume(std::slice::from_ref(&partition)).unwrap();
+    assert_eq!(broker.consume(&consumer, 100).len(), 100);
+    broker.runtime.block_on(async {
+        let times = [(partition.clone(), 42)].into_iter().collect();
+        let found = consumer.offsets_for_times(&times, LONG).await.unwrap();
+        assert_eq!(found[&partition].unwrap().offset, 42);
+        let times = [(partition.clone(), 4_200)].into_iter().collect();
+        assert_eq!(consumer.offsets_for_times(&times, LONG).await.unwrap()[&partition], None);
+        assert_eq!(consumer.beginning_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition], 0);
+        assert_eq!(consumer.end_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition], 100);
+        consumer.seek(&partition, 1_000).unwrap();
+        // Out of range: the reset is to the end.
+        consumer.poll(Duration::from_millis(300), None).await.unwrap();
+        assert_eq!(consumer.position(&partition, LONG).await.unwrap(), 100);
+    });
+}
+
+#[test]
+fn a_lone_member_gets_all_partitions_commits_and_goes_on_where_it_stood() {
+    let Some(broker) = Broker::new() else { return };
+    let (topic, group) = (fresh("lone"), fresh("group"));
+    broker.fill(&topic, 1, 100, &[]);
+    for round in 0..2 {
+        let consumer =
+            broker.consumer(&[("auto_offset_reset", "earliest"), ("group_id", &group), ("max_poll_records", "50")]);
+        consumer.subscribe(&[&topic], Listener::None).unwrap();
+        let all = broker.consume(&consumer, 50);
+        assert_eq!(all.first().unwrap().1, round * 50);
+        broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
+    }
+}
+
+#[test]
+fn two_members_share_the_partitions_and_a_leaver_gives_its_own_back() {
+    let Some(broker) = Broker::new() else { return };
+    let (topic, group) = (fresh("shared"), fresh("group"));
+    let partitions = broker.runtime.block_on(broker.client().topic(&topic, LONG)).unwrap().partitions.len();
+    broker.fill(&topic, partitions as i32, 10, &[]);
+    let options = [("auto_offset_reset", "earliest"), ("group_id", group.as_str()), ("heartbeat_interval_ms", "100")];
+    let (one, two) = (broker.consumer(&options), broker.consumer(&options));
+    one.subscribe(&[&topic], Listener::Waits).unwrap();
+    let events =
+        |consumer: &Consumer| broker.runtime.block_on(consumer.poll(Duration::from_millis(50), None)).unwrap().events;
+    let until = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let end = std::time::Instant::now() + LONG;
+        while !done() {
+            assert!(std::time::Instant::now() < end, "{what}");
+        }
+    };
+    let mut seen = Vec::new();
+    until("the first has all", &mut || {
+        seen.extend(events(&one));
+        one.assignment().len() == partitions
+    });
+    assert!(matches!(seen.as_slice(), [Rebalance::Assigned(all)] if all.len() == partitions), "{seen:?}");
+    two.subscribe(&[&topic], Listener::None).unwrap();
+    let mut seen = Vec::new();
+    until("both have a share", &mut || {
+        seen.extend(events(&one));
+        events(&two);
+        one.group_metadata().unwrap().generation_id >= 2
+            && two.group_metadata().unwrap().stable
+            && one.group_metadata().unwrap().stable
+            && one.assignment().len() + two.assignment().len() == partitions
+    });
+    assert!(matches!(seen.first(), Some(Rebalance::Revoked(all)) if all.len() == partitions), "{seen:?}");
+    broker.runtime.block_on(two.close(true, LONG)).unwrap();
+    until("the first has all again", &mut || {
+        events(&one);
+        one.assignment().len() == partitions
+    });
+    broker.runtime.block_on(one.close(true, LONG)).unwrap();
+}
+
+#[test]
+fn latest_means_since_the_subscription_even_when_the_topic_is_not_there_yet() {
+    let Some(broker) = Broker::new() else { return };
+    for exists in [false, true] {
+        let (topic, group) = (fresh("latest"), fresh("group"));
+        if exists {
+            broker.fill(&topic, 1, 10, &[]);
+        }
+        let consumer = broker.consumer(&[("group_id", &group)]);
+        consumer.subscribe(&[&topic], Listener::None).unwrap();
+        broker.runtime.block_on(consumer.note_ends(LONG)).unwrap();
+        broker.fill(&topic, 1, 3, &[]);
+        let all = broker.consume(&consumer, 3);
+        assert_eq!(all.len(), 3, "exists={exists}");
+        assert_eq!(all[0].1, if exists { 10 } else { 0 });
+    }
 }

@@ -23,6 +23,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use self::config::{ClientConfig, ConsumerConfig, Options, ProducerConfig};
+pub use self::consumer::{
+    Consumer, FetchedBatch, GroupMetadata, Listener, OffsetAndMetadata, OffsetAndTimestamp, Polled, Rebalance,
+    TopicFilter,
+};
 pub use self::producer::{BatchState, Header, Producer, RecordMetadata, SendError, Ticket, murmur2};
 use crate::clock::Clock;
 use crate::protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
@@ -152,11 +156,11 @@ pub enum CoordinatorType {
 /// Finds brokers and leaders, and calls them. Clones share what they know.
 #[derive(Clone)]
 pub struct Client {
+    transport: Arc<dyn Transport>,
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     config: ClientConfig,
     chance: Chance,
@@ -190,24 +194,14 @@ impl Client {
     /// A client that has not called anybody yet.
     pub fn new(transport: Arc<dyn Transport>, clock: Arc<dyn Clock>, config: ClientConfig) -> Self {
         let seed = config.seed.unwrap_or_else(|| clock.now() as u64 ^ (clock.monotonic().as_nanos() as u64) << 20);
-        Self {
-            inner: Arc::new(Inner { transport, clock, config, chance: Chance::new(seed), cluster: Mutex::default() }),
-        }
+        let inner = Inner { clock, config, chance: Chance::new(seed), cluster: Mutex::default() };
+        Self { transport, inner: Arc::new(inner) }
     }
 
-    /// The same cluster over connections of its own, for requests that wait at the broker.
+    /// The same client over connections of its own, for requests that wait at the broker.
     #[must_use]
     pub fn separate(&self) -> Self {
-        let inner = &self.inner;
-        Self {
-            inner: Arc::new(Inner {
-                transport: inner.transport.separate(),
-                clock: Arc::clone(&inner.clock),
-                config: inner.config.clone(),
-                chance: Chance::new(inner.chance.next()),
-                cluster: Mutex::new(self.cluster()),
-            }),
-        }
+        Self { transport: self.transport.separate(), inner: Arc::clone(&self.inner) }
     }
 
     /// Its clock.
@@ -217,7 +211,7 @@ impl Client {
 
     /// Its transport.
     pub fn transport(&self) -> &Arc<dyn Transport> {
-        &self.inner.transport
+        &self.transport
     }
 
     /// Its options.
@@ -336,7 +330,7 @@ impl Client {
 
     /// Calls the broker at `endpoint`, once.
     pub async fn call_endpoint<R: RequestMessage>(&self, endpoint: &Endpoint, request: R) -> Result<R::Response> {
-        let response = self.inner.transport.call(endpoint, request.into()).await?;
+        let response = self.transport.call(endpoint, request.into()).await?;
         let api = R::API_KEY;
         R::Response::try_from(response).map_err(|other| {
             Error::new(
@@ -421,7 +415,7 @@ impl Client {
     }
 
     async fn coordinator_from(&self, endpoint: &Endpoint, kind: CoordinatorType, key: &str) -> Result<BrokerAddress> {
-        let versions = self.inner.transport.versions(endpoint).await?;
+        let versions = self.transport.versions(endpoint).await?;
         let mut request = FindCoordinatorRequest {
             key_type: match kind {
                 CoordinatorType::Group => 0,
