@@ -1,37 +1,53 @@
-//! What the client does against a broker: a real one at `OTTLA_TEST_KAFKA=HOST:PORT`, skipped without.
+//! What the client does against any broker: the embedded one, in process and over TCP, and a real Kafka if
+//! `OTTLA_TEST_KAFKA=HOST:PORT` names one.
 #![cfg(feature = "native")]
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ottla::broker::BrokerConfig;
 use ottla::client::{
     Client, ClientConfig, Consumer, ConsumerConfig, Listener, Options, Producer, ProducerConfig, Rebalance,
     TopicPartition,
 };
-use ottla::native::Runtime;
+use ottla::native::{LocalBroker, Runtime};
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// A broker to test against.
 struct Broker {
     runtime: Runtime,
+    name: &'static str,
     bootstrap: String,
+    local: Option<Arc<LocalBroker>>,
+}
+
+/// Every broker there is to test against.
+fn brokers() -> Vec<Broker> {
+    let runtime = Runtime::new().unwrap();
+    let local = LocalBroker::in_memory(&runtime, BrokerConfig::default()).unwrap();
+    let mut brokers =
+        vec![Broker { runtime, name: "embedded", bootstrap: "localhost:9092".to_owned(), local: Some(local) }];
+    match std::env::var("OTTLA_TEST_KAFKA") {
+        Ok(bootstrap) => {
+            brokers.push(Broker { runtime: Runtime::new().unwrap(), name: "Kafka", bootstrap, local: None });
+        }
+        Err(_) => eprintln!("not tested against Kafka: OTTLA_TEST_KAFKA=HOST:PORT names none"),
+    }
+    brokers
 }
 
 impl Broker {
-    fn new() -> Option<Self> {
-        let Ok(bootstrap) = std::env::var("OTTLA_TEST_KAFKA") else {
-            eprintln!("skipped: OTTLA_TEST_KAFKA=HOST:PORT names no broker");
-            return None;
-        };
-        Some(Self { runtime: Runtime::new().unwrap(), bootstrap })
-    }
-
     fn options(&self) -> Options {
         Options::new().with("bootstrap_servers", self.bootstrap.as_str())
     }
 
-    fn client(&self) -> Client {
-        self.runtime.client(ClientConfig::from_options(&self.options()).unwrap())
+    fn client(&self, config: ClientConfig) -> Client {
+        match &self.local {
+            Some(local) => Client::new(Arc::new(local.embedded().clone()), self.runtime.clock(), config),
+            None => self.runtime.client(config),
+        }
     }
 
     fn producer(&self, options: &[(&str, &str)]) -> Producer {
@@ -40,7 +56,7 @@ impl Broker {
             all.set(name, *value);
         }
         let (client, producer) = ProducerConfig::from_options(&all).unwrap();
-        let (producer, driver) = Producer::new(self.runtime.client(client), producer);
+        let (producer, driver) = Producer::new(self.client(client), producer);
         self.runtime.spawn(driver);
         producer
     }
@@ -54,53 +70,55 @@ fn fresh(name: &str) -> String {
 
 #[test]
 fn a_record_is_produced_to_a_topic_that_is_created_by_it() {
-    let Some(broker) = Broker::new() else { return };
-    let topic = fresh("auto");
-    let producer = broker.producer(&[]);
-    broker.runtime.block_on(async {
-        for i in 0..3 {
-            let ticket =
-                producer.send_waiting(&topic, Some(0), Some(1000 + i), Some(b"k"), Some(b"v"), &[]).await.unwrap();
-            let metadata = ticket.wait().await.unwrap();
-            assert_eq!((metadata.offset, metadata.partition, metadata.timestamp), (i, 0, 1000 + i));
-        }
-        producer.close(LONG).await.unwrap();
-        assert!(producer.send(&topic, None, None, None, Some(b"v"), &[]).is_err());
-    });
+    for broker in brokers() {
+        let topic = fresh("auto");
+        let producer = broker.producer(&[]);
+        broker.runtime.block_on(async {
+            for i in 0..3 {
+                let ticket =
+                    producer.send_waiting(&topic, Some(0), Some(1000 + i), Some(b"k"), Some(b"v"), &[]).await.unwrap();
+                let metadata = ticket.wait().await.unwrap();
+                assert_eq!((metadata.offset, metadata.partition, metadata.timestamp), (i, 0, 1000 + i));
+            }
+            producer.close(LONG).await.unwrap();
+            assert!(producer.send(&topic, None, None, None, Some(b"v"), &[]).is_err());
+        });
+    }
 }
 
 #[test]
 fn a_million_small_records_arrive_in_order_and_once() {
-    let Some(broker) = Broker::new() else { return };
-    let topic = fresh("many");
-    let producer = broker.producer(&[]);
-    let start = std::time::Instant::now();
-    broker.runtime.block_on(async {
-        producer.prepare(&topic, LONG).await.unwrap();
-        let mut last = None;
-        for i in 0..1_000_000_i64 {
-            let value = i.to_be_bytes();
-            last = Some(producer.send_waiting(&topic, Some(0), None, None, Some(&value), &[]).await.unwrap());
-        }
-        producer.flush(LONG).await.unwrap();
-        assert_eq!(last.unwrap().done().unwrap().unwrap().offset, 999_999);
-        producer.close(LONG).await.unwrap();
-    });
-    eprintln!("{:?}", start.elapsed());
+    for broker in brokers() {
+        let topic = fresh("many");
+        let producer = broker.producer(&[]);
+        let start = std::time::Instant::now();
+        broker.runtime.block_on(async {
+            producer.prepare(&topic, LONG).await.unwrap();
+            let mut last = None;
+            for i in 0..1_000_000_i64 {
+                let value = i.to_be_bytes();
+                last = Some(producer.send_waiting(&topic, Some(0), None, None, Some(&value), &[]).await.unwrap());
+            }
+            producer.flush(LONG).await.unwrap();
+            assert_eq!(last.unwrap().done().unwrap().unwrap().offset, 999_999);
+            producer.close(LONG).await.unwrap();
+        });
+        eprintln!("{:?}", start.elapsed());
+    }
 }
 
 #[test]
 fn connecting_where_nobody_listens_says_what_to_try() {
-    let Some(broker) = Broker::new() else { return };
-    let config = ClientConfig::from_options(
-        &Options::new().with("bootstrap_servers", "127.0.0.1:1").with("retry_backoff_ms", 10_i64),
-    )
-    .unwrap();
-    let client = broker.runtime.client(config);
-    let error = broker.runtime.block_on(client.connect(Duration::from_millis(300))).unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("127.0.0.1:1") && text.contains("refused") && text.contains("ottla serve"), "{text}");
-    assert!(!broker.client().is_connected());
+    for broker in brokers() {
+        let config = ClientConfig::from_options(
+            &Options::new().with("bootstrap_servers", "127.0.0.1:1").with("retry_backoff_ms", 10_i64),
+        )
+        .unwrap();
+        let client = broker.runtime.client(config);
+        let error = broker.runtime.block_on(client.connect(Duration::from_millis(300))).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("127.0.0.1:1") && text.contains("refused") && text.contains("ottla serve"), "{text}");
+    }
 }
 
 impl Broker {
@@ -110,7 +128,7 @@ impl Broker {
             all.set(name, *value);
         }
         let (client, config) = ConsumerConfig::from_options(&all).unwrap();
-        let (consumer, driver) = Consumer::new(self.runtime.client(client), config);
+        let (consumer, driver) = Consumer::new(self.client(client), config);
         self.runtime.spawn(driver);
         consumer
     }
@@ -160,133 +178,148 @@ impl Broker {
 
 #[test]
 fn what_was_produced_in_each_codec_is_consumed_in_order() {
-    let Some(broker) = Broker::new() else { return };
-    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-        let topic = fresh(codec);
-        broker.fill(&topic, 1, 5_000, &[("compression_type", codec)]);
-        let consumer = broker.consumer(&[("auto_offset_reset", "earliest")]);
-        consumer.assign(&[TopicPartition::new(topic.as_str(), 0)]).unwrap();
-        let all = broker.consume(&consumer, 5_000);
-        assert_eq!(all.len(), 5_000, "{codec}");
-        for (i, (_, offset, value)) in all.iter().enumerate() {
-            assert_eq!((*offset, value.as_str()), (i as i64, i.to_string().as_str()));
+    for broker in brokers() {
+        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+            let topic = fresh(codec);
+            broker.fill(&topic, 1, 5_000, &[("compression_type", codec)]);
+            let consumer = broker.consumer(&[("auto_offset_reset", "earliest")]);
+            consumer.assign(&[TopicPartition::new(topic.as_str(), 0)]).unwrap();
+            let all = broker.consume(&consumer, 5_000);
+            assert_eq!(all.len(), 5_000, "{codec}");
+            for (i, (_, offset, value)) in all.iter().enumerate() {
+                assert_eq!((*offset, value.as_str()), (i as i64, i.to_string().as_str()));
+            }
+            broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
         }
-        broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
     }
 }
 
 #[test]
 fn positions_move_by_poll_by_seek_and_by_reset() {
-    let Some(broker) = Broker::new() else { return };
-    let topic = fresh("seek");
-    broker.fill(&topic, 1, 100, &[]);
-    let partition = TopicPartition::new(topic.as_str(), 0);
-    let consumer = broker.consumer(&[("auto_offset_reset", "latest"), ("max_poll_records", "30")]);
-    consumer.assign(std::slice::from_ref(&partition)).unwrap();
-    let position = || broker.runtime.block_on(consumer.position(&partition, LONG)).unwrap();
-    assert_eq!(position(), 100);
-    consumer.seek_to_beginning(&[]).unwrap();
-    assert_eq!(position(), 0);
-    let all = broker.consume(&consumer, 1);
-    assert_eq!(all.len(), 30);
-    assert_eq!(position(), 30);
-    consumer.seek(&partition, 90).unwrap();
-    assert_eq!(broker.consume(&consumer, 10).len(), 10);
-    assert_eq!(position(), 100);
-    assert_eq!(consumer.highwater(&partition), Some(100));
-    consumer.pause(std::slice::from_ref(&partition)).unwrap();
-    consumer.seek(&partition, 0).unwrap();
-    let polled = broker.runtime.block_on(consumer.poll(Duration::from_millis(200), None)).unwrap();
-    assert!(polled.is_empty());
-    assert_eq!(consumer.paused(), [partition.clone()]);
-    consumer.resume(std::slice::from_ref(&partition)).unwrap();
-    assert_eq!(broker.consume(&consumer, 100).len(), 100);
-    broker.runtime.block_on(async {
-        let times = [(partition.clone(), 42)].into_iter().collect();
-        let found = consumer.offsets_for_times(&times, LONG).await.unwrap();
-        assert_eq!(found[&partition].unwrap().offset, 42);
-        let times = [(partition.clone(), 4_200)].into_iter().collect();
-        assert_eq!(consumer.offsets_for_times(&times, LONG).await.unwrap()[&partition], None);
-        assert_eq!(consumer.beginning_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition], 0);
-        assert_eq!(consumer.end_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition], 100);
-        consumer.seek(&partition, 1_000).unwrap();
-        // Out of range: the reset is to the end.
-        consumer.poll(Duration::from_millis(300), None).await.unwrap();
-        assert_eq!(consumer.position(&partition, LONG).await.unwrap(), 100);
-    });
+    for broker in brokers() {
+        let topic = fresh("seek");
+        broker.fill(&topic, 1, 100, &[]);
+        let partition = TopicPartition::new(topic.as_str(), 0);
+        let consumer = broker.consumer(&[("auto_offset_reset", "latest"), ("max_poll_records", "30")]);
+        consumer.assign(std::slice::from_ref(&partition)).unwrap();
+        let position = || broker.runtime.block_on(consumer.position(&partition, LONG)).unwrap();
+        assert_eq!(position(), 100);
+        consumer.seek_to_beginning(&[]).unwrap();
+        assert_eq!(position(), 0);
+        let all = broker.consume(&consumer, 1);
+        assert_eq!(all.len(), 30);
+        assert_eq!(position(), 30);
+        consumer.seek(&partition, 90).unwrap();
+        assert_eq!(broker.consume(&consumer, 10).len(), 10);
+        assert_eq!(position(), 100);
+        assert_eq!(consumer.highwater(&partition), Some(100));
+        consumer.pause(std::slice::from_ref(&partition)).unwrap();
+        consumer.seek(&partition, 0).unwrap();
+        let polled = broker.runtime.block_on(consumer.poll(Duration::from_millis(200), None)).unwrap();
+        assert!(polled.is_empty());
+        assert_eq!(consumer.paused(), [partition.clone()]);
+        consumer.resume(std::slice::from_ref(&partition)).unwrap();
+        assert_eq!(broker.consume(&consumer, 100).len(), 100);
+        broker.runtime.block_on(async {
+            let times = [(partition.clone(), 42)].into_iter().collect();
+            let found = consumer.offsets_for_times(&times, LONG).await.unwrap();
+            assert_eq!(found[&partition].unwrap().offset, 42);
+            let times = [(partition.clone(), 4_200)].into_iter().collect();
+            assert_eq!(consumer.offsets_for_times(&times, LONG).await.unwrap()[&partition], None);
+            assert_eq!(
+                consumer.beginning_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition],
+                0
+            );
+            assert_eq!(consumer.end_offsets(std::slice::from_ref(&partition), LONG).await.unwrap()[&partition], 100);
+            consumer.seek(&partition, 1_000).unwrap();
+            // Out of range: the reset is to the end.
+            consumer.poll(Duration::from_millis(300), None).await.unwrap();
+            assert_eq!(consumer.position(&partition, LONG).await.unwrap(), 100);
+        });
+    }
 }
 
 #[test]
 fn a_lone_member_gets_all_partitions_commits_and_goes_on_where_it_stood() {
-    let Some(broker) = Broker::new() else { return };
-    let (topic, group) = (fresh("lone"), fresh("group"));
-    broker.fill(&topic, 1, 100, &[]);
-    for round in 0..2 {
-        let consumer =
-            broker.consumer(&[("auto_offset_reset", "earliest"), ("group_id", &group), ("max_poll_records", "50")]);
-        consumer.subscribe(&[&topic], Listener::None).unwrap();
-        let all = broker.consume(&consumer, 50);
-        assert_eq!(all.first().unwrap().1, round * 50);
-        broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
+    for broker in brokers() {
+        let (topic, group) = (fresh("lone"), fresh("group"));
+        broker.fill(&topic, 1, 100, &[]);
+        for round in 0..2 {
+            let consumer =
+                broker.consumer(&[("auto_offset_reset", "earliest"), ("group_id", &group), ("max_poll_records", "50")]);
+            consumer.subscribe(&[&topic], Listener::None).unwrap();
+            let all = broker.consume(&consumer, 50);
+            assert_eq!(all.first().unwrap().1, round * 50);
+            broker.runtime.block_on(consumer.close(true, LONG)).unwrap();
+        }
     }
 }
 
 #[test]
 fn two_members_share_the_partitions_and_a_leaver_gives_its_own_back() {
-    let Some(broker) = Broker::new() else { return };
-    let (topic, group) = (fresh("shared"), fresh("group"));
-    let partitions = broker.runtime.block_on(broker.client().topic(&topic, LONG)).unwrap().partitions.len();
-    broker.fill(&topic, partitions as i32, 10, &[]);
-    let options = [("auto_offset_reset", "earliest"), ("group_id", group.as_str()), ("heartbeat_interval_ms", "100")];
-    let (one, two) = (broker.consumer(&options), broker.consumer(&options));
-    one.subscribe(&[&topic], Listener::Waits).unwrap();
-    let events =
-        |consumer: &Consumer| broker.runtime.block_on(consumer.poll(Duration::from_millis(50), None)).unwrap().events;
-    let until = |what: &str, done: &mut dyn FnMut() -> bool| {
-        let end = std::time::Instant::now() + LONG;
-        while !done() {
-            assert!(std::time::Instant::now() < end, "{what}");
-        }
-    };
-    let mut seen = Vec::new();
-    until("the first has all", &mut || {
-        seen.extend(events(&one));
-        one.assignment().len() == partitions
-    });
-    assert!(matches!(seen.as_slice(), [Rebalance::Assigned(all)] if all.len() == partitions), "{seen:?}");
-    two.subscribe(&[&topic], Listener::None).unwrap();
-    let mut seen = Vec::new();
-    until("both have a share", &mut || {
-        seen.extend(events(&one));
-        events(&two);
-        one.group_metadata().unwrap().generation_id >= 2
-            && two.group_metadata().unwrap().stable
-            && one.group_metadata().unwrap().stable
-            && one.assignment().len() + two.assignment().len() == partitions
-    });
-    assert!(matches!(seen.first(), Some(Rebalance::Revoked(all)) if all.len() == partitions), "{seen:?}");
-    broker.runtime.block_on(two.close(true, LONG)).unwrap();
-    until("the first has all again", &mut || {
-        events(&one);
-        one.assignment().len() == partitions
-    });
-    broker.runtime.block_on(one.close(true, LONG)).unwrap();
+    for broker in brokers() {
+        let (topic, group) = (fresh("shared"), fresh("group"));
+        let partitions = broker
+            .runtime
+            .block_on(broker.client(ClientConfig::from_options(&broker.options()).unwrap()).topic(&topic, LONG))
+            .unwrap()
+            .partitions
+            .len();
+        broker.fill(&topic, partitions as i32, 10, &[]);
+        let options =
+            [("auto_offset_reset", "earliest"), ("group_id", group.as_str()), ("heartbeat_interval_ms", "100")];
+        let (one, two) = (broker.consumer(&options), broker.consumer(&options));
+        one.subscribe(&[&topic], Listener::Waits).unwrap();
+        let events = |consumer: &Consumer| {
+            broker.runtime.block_on(consumer.poll(Duration::from_millis(50), None)).unwrap().events
+        };
+        let until = |what: &str, done: &mut dyn FnMut() -> bool| {
+            let end = std::time::Instant::now() + LONG;
+            while !done() {
+                assert!(std::time::Instant::now() < end, "{what}");
+            }
+        };
+        let mut seen = Vec::new();
+        until("the first has all", &mut || {
+            seen.extend(events(&one));
+            one.assignment().len() == partitions
+        });
+        assert!(matches!(seen.as_slice(), [Rebalance::Assigned(all)] if all.len() == partitions), "{seen:?}");
+        two.subscribe(&[&topic], Listener::None).unwrap();
+        let mut seen = Vec::new();
+        until("both have a share", &mut || {
+            seen.extend(events(&one));
+            events(&two);
+            one.group_metadata().unwrap().generation_id >= 2
+                && two.group_metadata().unwrap().stable
+                && one.group_metadata().unwrap().stable
+                && one.assignment().len() + two.assignment().len() == partitions
+        });
+        assert!(matches!(seen.first(), Some(Rebalance::Revoked(all)) if all.len() == partitions), "{seen:?}");
+        broker.runtime.block_on(two.close(true, LONG)).unwrap();
+        until("the first has all again", &mut || {
+            events(&one);
+            one.assignment().len() == partitions
+        });
+        broker.runtime.block_on(one.close(true, LONG)).unwrap();
+    }
 }
 
 #[test]
 fn latest_means_since_the_subscription_even_when_the_topic_is_not_there_yet() {
-    let Some(broker) = Broker::new() else { return };
-    for exists in [false, true] {
-        let (topic, group) = (fresh("latest"), fresh("group"));
-        if exists {
-            broker.fill(&topic, 1, 10, &[]);
+    for broker in brokers() {
+        for exists in [false, true] {
+            let (topic, group) = (fresh("latest"), fresh("group"));
+            if exists {
+                broker.fill(&topic, 1, 10, &[]);
+            }
+            let consumer = broker.consumer(&[("group_id", &group)]);
+            consumer.subscribe(&[&topic], Listener::None).unwrap();
+            broker.runtime.block_on(consumer.note_ends(LONG)).unwrap();
+            broker.fill(&topic, 1, 3, &[]);
+            let all = broker.consume(&consumer, 3);
+            assert_eq!(all.len(), 3, "exists={exists}");
+            assert_eq!(all[0].1, if exists { 10 } else { 0 });
         }
-        let consumer = broker.consumer(&[("group_id", &group)]);
-        consumer.subscribe(&[&topic], Listener::None).unwrap();
-        broker.runtime.block_on(consumer.note_ends(LONG)).unwrap();
-        broker.fill(&topic, 1, 3, &[]);
-        let all = broker.consume(&consumer, 3);
-        assert_eq!(all.len(), 3, "exists={exists}");
-        assert_eq!(all[0].1, if exists { 10 } else { 0 });
     }
 }
