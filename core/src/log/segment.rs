@@ -167,10 +167,7 @@ impl Segment {
         if let Some(indexes) = &*self.lock_indexes() {
             return Ok(Arc::clone(indexes));
         }
-        let indexes = match self.read_indexes(place) {
-            Some(indexes) => indexes,
-            None => return self.rebuild_indexes(place),
-        };
+        let Some(indexes) = self.read_indexes(place) else { return self.rebuild_indexes(place) };
         let indexes = Arc::new(indexes);
         *self.lock_indexes() = Some(Arc::clone(&indexes));
         Ok(indexes)
