@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use futures::future::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::manifest::{Digest, GroupsManifest, LastBatch, Object, PartitionReference, TopicReference, TopicsManifest};
@@ -199,12 +200,12 @@ impl Check<'_> {
             }
         }
         let (repository, sizes, options) = (self.repository, &self.sizes, self.options);
-        let checked: Vec<(&Object, Result<()>)> = stream::iter(unseen)
-            .map(|object| async move { (object, check_object(repository, options, sizes, partition, object).await) })
+        let checked: Vec<Result<()>> = stream::iter(0..unseen.len())
+            .map(|index| check_object(repository, options, sizes, partition, unseen[index]).boxed())
             .buffered(READS)
             .collect()
             .await;
-        for (object, checked) in checked {
+        for (object, checked) in unseen.into_iter().zip(checked) {
             self.report.objects += 1;
             self.report.stored_bytes += object.stored_bytes;
             let mut found = Found::new();

@@ -238,7 +238,8 @@ pub trait Manifest: Serialize + DeserializeOwned {
 /// Decodes one value that takes up all of `bytes`.
 fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
     let encoding = |reason: String| ManifestError::Encoding { reason };
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    // Reads from the slice and moves it on; what is left of it is what follows the value.
+    let mut deserializer = rmp_serde::Deserializer::new(bytes);
     deserializer.set_max_depth(16);
     let value = T::deserialize(&mut deserializer).map_err(|error| encoding(error.to_string()))?;
     let rest = deserializer.get_ref().len();

@@ -134,18 +134,24 @@ impl<'a> Recording<'a> {
             }
         }
         let repository = self.repository;
-        let checked = stream::iter(found).map(|(partition, objects)| async move {
-            let mut present = Vec::with_capacity(objects.len());
-            for object in objects {
-                if repository.has_object(&object.object).await? {
-                    present.push(object);
+        let found: Vec<_> = found.into_iter().collect();
+        // By index and boxed, here and elsewhere, because the compiler cannot tell that it is `Send` otherwise.
+        let checked = stream::iter(0..found.len()).map(|index| {
+            let (partition, objects) = &found[index];
+            async move {
+                let mut present = Vec::with_capacity(objects.len());
+                for object in objects {
+                    if repository.has_object(&object.object).await? {
+                        present.push(*object);
+                    }
                 }
+                Ok::<_, Error>((partition, present))
             }
-            Ok::<_, Error>((partition, present))
+            .boxed()
         });
         let checked: Vec<_> = checked.buffer_unordered(PUTS).try_collect().await?;
         for (partition, objects) in checked {
-            if let Some(recorded) = self.partitions.get_mut(&partition) {
+            if let Some(recorded) = self.partitions.get_mut(partition) {
                 recorded.get_mut().take_over(&objects);
             }
         }
@@ -189,8 +195,11 @@ impl<'a> Recording<'a> {
 
     /// Puts the manifests of `topic`'s partitions; what goes into its own.
     pub(super) async fn seal_topic(&self, topic: &Topic) -> Result<Vec<RecordedPartition>> {
-        stream::iter(topic.topic_partitions().zip(&topic.partitions))
-            .map(|(partition, replicas)| async move { self.seal_partition(&partition, replicas).await })
+        stream::iter(0..topic.partitions.len())
+            .map(|index| {
+                let partition = TopicPartition::new(&topic.name, index as i32);
+                async move { self.seal_partition(&partition, &topic.partitions[index]).await }.boxed()
+            })
             .buffered(PUTS)
             .try_collect()
             .await

@@ -385,7 +385,12 @@ impl Repository {
     pub(super) async fn commit(&self, manifest: SnapshotManifest) -> Result<Snapshot> {
         let encoded = Bytes::from(manifest.encode());
         let id = SnapshotId { time: manifest.time, name: Digest::of([&encoded[..]]) };
-        self.store.put_if_absent(&id.path(), vec![encoded]).await?;
+        let path = id.path();
+        match self.store.put_if_absent(&path, vec![encoded.clone()]).await {
+            // It may have been put and the answer lost; then it is found present.
+            Err(error) if error.is_retriable() => self.store.put_if_absent(&path, vec![encoded]).await?,
+            put => put?,
+        };
         Ok(Snapshot { id, manifest })
     }
 

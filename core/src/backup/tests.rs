@@ -1,1 +1,736 @@
+//! Backups of clusters in memory to repositories in memory, undisturbed and disturbed.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use uuid::Uuid;
+
+use super::manifest::*;
+use super::objects::{Fault, MemoryObjects, ObjectStore, conformance};
+use super::*;
+use crate::replication::tests::{MemoryCluster, MemoryLogs};
+use crate::replication::{CommittedOffset, Hole};
+use crate::{Error, ErrorKind};
+
+const ID: Uuid = Uuid::from_u128(0x0077_1a00);
+
+/// A repository in memory and what is around it.
+struct Bench {
+    objects: MemoryObjects,
+    clock: AtomicI64,
+    /// Small, so that a few batches make an object.
+    object_bytes: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { objects: MemoryObjects::default(), clock: AtomicI64::new(1_700_000_000_000), object_bytes: 700 }
+    }
+
+    fn repository(&self) -> Result<Repository> {
+        block_on(Repository::open_or_create(Arc::new(self.objects.clone()), ID, 1_700_000_000_000))
+    }
+
+    fn options(&self) -> BackupOptions {
+        BackupOptions { object_bytes: self.object_bytes, ..BackupOptions::default() }
+    }
+
+    fn backup_with(&self, cluster: &MemoryCluster, options: &BackupOptions) -> Result<Backup> {
+        let repository = self.repository()?;
+        let now = || self.clock.load(Ordering::Relaxed);
+        block_on(backup(cluster, &repository, options, &now, &|_| {}))
+    }
+
+    /// Backs up, an hour after the last time.
+    fn backup(&self, cluster: &MemoryCluster) -> Result<Backup> {
+        self.clock.fetch_add(3_600_000, Ordering::Relaxed);
+        self.backup_with(cluster, &self.options())
+    }
+
+    fn source(&self, snapshot: &str) -> Result<SnapshotSource> {
+        let repository = self.repository()?;
+        block_on(async {
+            let snapshot = repository.find_snapshot(snapshot).await?;
+            SnapshotSource::open(repository, snapshot, &Selection::all()).await
+        })
+    }
+
+    fn restore(&self, snapshot: &str, logs: &MemoryLogs) -> Result<Restored> {
+        block_on(restore(&self.source(snapshot)?, logs, &RestoreOptions::default(), &|_| {}))
+    }
+
+    fn check(&self, read_data: bool) -> Result<CheckReport> {
+        block_on(check(&self.repository()?, CheckOptions { read_data }))
+    }
+
+    fn paths(&self) -> BTreeSet<String> {
+        self.objects.contents().into_keys().collect()
+    }
+}
+
+fn commit(cluster: &MemoryCluster, group: &str, partition: i32, offset: i64) {
+    let partition = TopicPartition::new("orders", partition);
+    let committed = CommittedOffset { partition, offset, leader_epoch: 0, metadata: format!("where {group} is") };
+    cluster.lock().groups.push(GroupOffsets { group: group.to_owned(), offsets: vec![committed] });
+}
+
+#[test]
+fn objects_in_memory_conform() {
+    block_on(conformance(&MemoryObjects::default())).unwrap();
+}
+
+#[test]
+fn an_incremental_snapshot_shares_what_has_not_changed() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    let full = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert_eq!((full.extent, full.parent), (Extent::Full, None));
+    assert_eq!((full.totals.topics, full.totals.partitions, full.totals.records), (1, 2, 24));
+    assert_eq!(full.costs.new_records, 24);
+
+    let before = bench.paths();
+    cluster.lock().log("orders", 1).append(2, 6, 10);
+    let second = bench.backup(&cluster).unwrap();
+    let manifest = &second.snapshot.manifest;
+    assert_eq!(manifest.extent, Extent::Incremental);
+    assert_eq!((manifest.totals.records, manifest.costs.new_records, manifest.costs.new_objects), (30, 6, 1));
+    assert_eq!(manifest.costs.shared_bytes, full.totals.bytes);
+    // An object; its partition, its topic, the list of topics; the snapshot.
+    let new: Vec<String> = bench.paths().difference(&before).map(|path| path[..4].to_owned()).collect();
+    assert_eq!(new, ["mani", "mani", "mani", "obje", "snap"]);
+
+    let before = bench.paths();
+    cluster.lock().reads.clear();
+    let third = bench.backup(&cluster).unwrap();
+    assert_eq!(third.snapshot.manifest.parent, Some(second.snapshot.id.name));
+    assert_eq!(third.snapshot.manifest.costs.manifest_bytes, 0);
+    assert_eq!(bench.paths().difference(&before).count(), 1, "nothing but the snapshot");
+    assert_eq!(cluster.lock().reads, [], "nothing is read when nothing is new");
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn an_object_is_a_segment() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let bodies: Vec<Bytes> = bench
+        .objects
+        .contents()
+        .into_iter()
+        .filter_map(|(path, bytes)| path.starts_with("objects/").then_some(bytes))
+        .collect();
+    for log in cluster.logs("orders") {
+        let log = log.bytes();
+        // In order, whole batches, nothing between.
+        let mut rest = &log[..];
+        while !rest.is_empty() {
+            let body = bodies.iter().find(|body| rest.starts_with(body)).expect("an object continues the log");
+            assert!(body.len() < 1_500);
+            rest = &rest[body.len()..];
+        }
+    }
+}
+
+#[test]
+fn a_restored_log_is_the_source_byte_for_byte_and_groups_go_on() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    let logs = MemoryLogs::default();
+    let restored = bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    assert_eq!(restored.copied.records(), 24);
+    {
+        let inner = logs.inner.lock().unwrap();
+        assert_eq!(inner.promoted, ["orders"]);
+        let (topic, _) = &inner.topics["orders"];
+        assert_eq!((topic.id, &topic.config), (Uuid::from_u128(7), &cluster.lock().topics["orders"].0.config));
+        let offset = &inner.groups[0].offsets[0];
+        assert_eq!((offset.offset, offset.leader_epoch, offset.metadata.as_str()), (7, -1, "where billing is"));
+    }
+    // Again, and from a later snapshot: only what is new.
+    assert_eq!(bench.restore("latest", &logs).unwrap().copied.bytes(), 0);
+    cluster.lock().log("orders", 0).append(3, 5, 10);
+    bench.backup(&cluster).unwrap();
+    assert_eq!(bench.restore("latest", &logs).unwrap().copied.records(), 5);
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_target_with_other_records_is_refused_before_anything_is_written() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let first = block_on(bench.repository().unwrap().snapshot_ids()).unwrap()[0];
+    cluster.lock().log("orders", 0).append(3, 5, 10);
+    bench.backup(&cluster).unwrap();
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    let calls = logs.inner.lock().unwrap().calls;
+    let error = bench.restore(&first.to_string(), &logs).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("orders-0"), "{error}");
+    assert_eq!(logs.inner.lock().unwrap().calls, calls);
+}
+
+/// Backs up `cluster` twice, with more produced between, into a repository whose call `at` fails; runs again what failed.
+fn disturbed(fault: Option<(u64, Fault)>) -> (Bench, u64) {
+    let bench = Bench::new();
+    let cluster = MemoryCluster::with_orders();
+    commit(&cluster, "billing", 1, 3);
+    if let Some((at, fault)) = fault {
+        bench.objects.fail_at(at, fault);
+    }
+    for round in 0..2 {
+        if let Err(error) = bench.backup(&cluster) {
+            assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+            bench.objects.heal();
+            bench.backup_with(&cluster, &bench.options()).unwrap();
+        }
+        if round == 0 {
+            cluster.lock().log("orders", 0).append(2, 9, 300);
+            cluster.lock().log("orders", 1).append(4, 1, 3_000);
+        }
+    }
+    let calls = bench.objects.calls();
+    bench.objects.heal();
+    (bench, calls)
+}
+
+#[test]
+fn a_backup_that_is_disturbed_anywhere_ends_as_one_that_is_not() {
+    let (undisturbed, calls) = disturbed(None);
+    let expected = undisturbed.objects.contents();
+    assert!(calls > 30);
+    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+        for at in 0..calls {
+            let (bench, _) = disturbed(Some((at, fault)));
+            let found = bench.objects.contents();
+            let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (found.keys().collect(), expected.keys().collect());
+            assert_eq!(found, expected, "{fault:?} at {at}");
+            assert!(bench.check(true).unwrap().is_sound());
+        }
+    }
+}
+
+#[test]
+fn what_an_interrupted_backup_has_put_is_not_read_again() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
+    cluster.lock().add_topic("orders", 7, 1);
+    for _ in 0..40 {
+        cluster.lock().log("orders", 0).append(0, 10, 10_000);
+    }
+    bench.repository().unwrap();
+    // Fails in the middle, after which what was put is written down.
+    cluster.lock().spoil = Some(|_, bytes| match bytes.first_chunk().map(|offset| i64::from_be_bytes(*offset)) {
+        Some(offset) if offset > 50 => Bytes::from(vec![0; 100]),
+        _ => bytes,
+    });
+    bench.clock.fetch_add(1, Ordering::Relaxed);
+    bench.backup(&cluster).unwrap_err();
+    assert!(bench.paths().iter().any(|path| path.starts_with("pending/")));
+    let objects = bench.paths().iter().filter(|path| path.starts_with("objects/")).count();
+    assert!(objects > 5);
+
+    cluster.lock().spoil = None;
+    cluster.lock().reads.clear();
+    let made = bench.backup(&cluster).unwrap();
+    let first = cluster.lock().reads[0].1;
+    assert!(first > 50, "begins where the interrupted run had come to, not at {first}");
+    assert_eq!(made.snapshot.manifest.extent, Extent::Full);
+    assert_eq!(made.snapshot.manifest.costs.new_records, 400);
+    assert!(!bench.paths().iter().any(|path| path.starts_with("pending/")));
+    assert!(bench.check(true).unwrap().is_sound());
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_restore_that_stops_at_any_call_goes_on_where_it_was() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    let whole = MemoryLogs::default();
+    bench.restore("latest", &whole).unwrap();
+    let calls = whole.inner.lock().unwrap().calls;
+    for at in 0..calls {
+        let logs = MemoryLogs::default();
+        logs.inner.lock().unwrap().fail_at = Some(at);
+        bench.restore("latest", &logs).unwrap_err();
+        logs.inner.lock().unwrap().fail_at = None;
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"), "stopped at call {at}");
+        assert_eq!(logs.inner.lock().unwrap().groups, whole.inner.lock().unwrap().groups);
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_harmless_or_named() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    cluster.lock().log("orders", 0).append(2, 1, 10);
+    bench.backup(&cluster).unwrap();
+    let contents = bench.objects.contents();
+    let whole = MemoryLogs::default();
+    bench.restore("latest", &whole).unwrap();
+    for (path, bytes) in &contents {
+        for at in (0..bytes.len()).step_by(7) {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            bench.objects.overwrite(path, Bytes::from(damaged));
+            match bench.check(true) {
+                Ok(report) => {
+                    assert!(!report.is_sound(), "{path} byte {at}");
+                    assert!(report.problems.iter().all(|problem| problem.message.contains("path=")), "{report:?}");
+                }
+                // The repository's own manifest.
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
+            }
+            let logs = MemoryLogs::default();
+            match bench.restore("latest", &logs) {
+                Ok(_) => assert_eq!(logs.logs("orders"), whole.logs("orders"), "{path} byte {at}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
+            }
+        }
+        bench.objects.overwrite(path, bytes.clone());
+    }
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn a_damaged_object_names_topic_partition_and_offsets_and_the_rest_is_restored() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let second_batch = cluster.logs("orders")[1].batches[2].as_bytes().clone();
+    let (path, bytes) = bench
+        .objects
+        .contents()
+        .into_iter()
+        .find(|(path, bytes)| path.starts_with("objects/") && bytes.ends_with(&second_batch))
+        .unwrap();
+    block_on(bench.objects.delete(&path)).unwrap();
+    let report = bench.check(false).unwrap();
+    let [problem] = &report.problems[..] else { panic!("one problem: {report:?}") };
+    assert_eq!(problem.partition, Some(TopicPartition::new("orders", 1)));
+    let offsets = problem.offsets.clone().unwrap();
+    assert_eq!(offsets.end, 12);
+    assert_eq!(problem.snapshots.len(), 1);
+
+    let logs = MemoryLogs::default();
+    let error = bench.restore("latest", &logs).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let expected = format!("partition=orders-1 offsets={}..12", offsets.start);
+    assert!(error.to_string().contains(&expected), "{error}");
+    assert_eq!(logs.logs("orders")[0], cluster.logs("orders")[0]);
+
+    bench.objects.overwrite(&path, bytes.slice(1..));
+    assert!(!bench.check(false).unwrap().is_sound(), "sizes are compared without reading");
+    bench.objects.overwrite(&path, bytes);
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_manifest_in_anothers_place_is_refused() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let manifests: Vec<(String, Bytes)> =
+        bench.objects.contents().into_iter().filter(|(path, _)| path.starts_with("manifests/")).collect();
+    for (path, bytes) in &manifests {
+        for (_, other) in manifests.iter().filter(|(other, _)| other != path) {
+            bench.objects.overwrite(path, other.clone());
+            assert!(!bench.check(false).unwrap().is_sound());
+        }
+        bench.objects.overwrite(path, bytes.clone());
+    }
+}
+
+#[test]
+fn a_recreated_topic_is_read_anew_and_said_so() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    cluster.lock().add_topic("orders", 8, 1);
+    cluster.lock().log("orders", 0).append(0, 50, 10);
+    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert_eq!(manifest.totals.records, 50);
+    assert!(manifest.notes[0].text.contains("recreated"), "{:?}", manifest.notes);
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn another_history_is_read_anew_from_where_it_parts() {
+    for epochs_tell in [true, false] {
+        let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        {
+            let mut inner = cluster.lock();
+            let log = inner.log("orders", 0);
+            log.batches.truncate(2);
+            log.end = 8;
+            // With the same epoch and offsets, only the last batch's checksum tells.
+            let epoch = if epochs_tell { 5 } else { 2 };
+            log.append_seeded(epoch, 4, 0, 9);
+            log.append_seeded(epoch, 4, 0, 9);
+        }
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert!(manifest.notes[0].text.contains("another"), "{:?}", manifest.notes);
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"), "epochs tell: {epochs_tell}");
+        // The first snapshot is what it was.
+        let report = bench.check(true).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+    }
+}
+
+#[test]
+fn what_retention_took_leaves_the_next_snapshot_unless_history_is_kept() {
+    for keep_history in [false, true] {
+        let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+        let options = BackupOptions { keep_history, object_bytes: 1, ..BackupOptions::default() };
+        bench.backup_with(&cluster, &options).unwrap();
+        cluster.lock().log("orders", 0).set_start(8);
+        bench.clock.fetch_add(1, Ordering::Relaxed);
+        let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
+        assert_eq!(manifest.totals.records, if keep_history { 24 } else { 16 });
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
+}
+
+#[test]
+fn offsets_the_source_no_longer_had_are_recorded_as_a_hole() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    let options = BackupOptions { keep_history: true, ..bench.options() };
+    bench.backup_with(&cluster, &options).unwrap();
+    for _ in 0..2 {
+        cluster.lock().log("orders", 1).append(2, 10, 10);
+    }
+    cluster.lock().log("orders", 1).set_start(22);
+    bench.clock.fetch_add(1, Ordering::Relaxed);
+    let made = bench.backup_with(&cluster, &options).unwrap();
+    let text = &made.snapshot.manifest.notes[0].text;
+    assert!(text.contains("12..22"), "{text}");
+    let source = bench.source("latest").unwrap();
+    let topic = &source.manifests()["orders"];
+    let partition = block_on(bench.repository().unwrap().partition(
+        &topic.partitions[1],
+        &TopicPartition::new("orders", 1),
+        topic.topic_id,
+    ));
+    assert_eq!(partition.unwrap().holes, [Hole { start: 12, end: 22 }]);
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn groups_are_never_ahead_of_the_data() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    commit(&cluster, "ahead", 0, 99);
+    commit(&cluster, "behind", 1, 2);
+    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert!(manifest.notes[0].text.contains("ahead"), "{:?}", manifest.notes);
+    let groups = block_on(bench.source("latest").unwrap().groups()).unwrap().groups;
+    let offsets: Vec<i64> = groups.iter().map(|group| group.offsets[0].offset).collect();
+    assert_eq!(offsets, [12, 2]);
+}
+
+#[test]
+fn many_objects_move_to_pages_and_come_back() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
+    cluster.lock().add_topic("orders", 7, 1);
+    let options = BackupOptions { object_bytes: 1, ..BackupOptions::default() };
+    let mut known = 0;
+    for _ in 0..3 {
+        for _ in 0..300 {
+            cluster.lock().log("orders", 0).append(0, 2, 1);
+        }
+        bench.clock.fetch_add(1, Ordering::Relaxed);
+        let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
+        assert_eq!(manifest.costs.new_objects, 300);
+        known += 600;
+        assert_eq!(manifest.totals.records, known);
+    }
+    let source = bench.source("latest").unwrap();
+    let topic = &source.manifests()["orders"];
+    let partition = TopicPartition::new("orders", 0);
+    let manifest = block_on(bench.repository().unwrap().partition(&topic.partitions[0], &partition, topic.topic_id));
+    let manifest = manifest.unwrap();
+    assert_eq!((manifest.pages.len(), manifest.objects.len()), (1, 900 - PAGE_OBJECTS));
+    assert!(bench.check(true).unwrap().is_sound());
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+
+    // A history that parts within the page takes it up again.
+    {
+        let mut inner = cluster.lock();
+        let log = inner.log("orders", 0);
+        log.batches.truncate(100);
+        log.end = 200;
+        log.append_seeded(3, 5, 10, 9);
+    }
+    bench.clock.fetch_add(1, Ordering::Relaxed);
+    bench.backup_with(&cluster, &options).unwrap();
+    assert!(bench.check(true).unwrap().is_sound());
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn two_backups_at_once_are_both_right() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    let repository = bench.repository().unwrap();
+    let options = bench.options();
+    let (now, quiet) = (|| 5_i64, |_: &Progress| {});
+    let (first, second) = block_on(futures::future::join(
+        backup(&cluster, &repository, &options, &now, &quiet),
+        backup(&cluster, &repository, &options, &now, &quiet),
+    ));
+    assert_eq!(first.unwrap().snapshot.manifest.totals, second.unwrap().snapshot.manifest.totals);
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn a_topic_that_a_smaller_backup_left_out_is_still_known() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    cluster.lock().add_topic("payments", 9, 1);
+    cluster.lock().log("payments", 0).append(0, 5, 5);
+    bench.backup(&cluster).unwrap();
+    bench.clock.fetch_add(1, Ordering::Relaxed);
+    let one = BackupOptions { topics: "payments".parse().unwrap(), ..bench.options() };
+    bench.backup_with(&cluster, &one).unwrap();
+    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert_eq!((manifest.totals.topics, manifest.costs.new_records), (2, 0));
+}
+
+#[test]
+fn a_damaged_parent_costs_space_and_not_the_backup() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let snapshot = bench.paths().into_iter().find(|path| path.starts_with("snapshots/")).unwrap();
+    bench.objects.overwrite(&snapshot, Bytes::from_static(b"?"));
+    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert_eq!(manifest.extent, Extent::Full);
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_missing_topic_is_no_success() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    let options = BackupOptions { topics: "orders,absent".parse().unwrap(), ..bench.options() };
+    let error = bench.backup_with(&cluster, &options).unwrap_err();
+    assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "no such topic topic=absent"));
+    bench.backup(&cluster).unwrap();
+    let repository = bench.repository().unwrap();
+    let latest = block_on(repository.find_snapshot("latest")).unwrap();
+    let absent = "absent".parse().unwrap();
+    let error = block_on(SnapshotSource::open(repository, latest, &absent)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn what_is_no_repository_says_so() {
+    let open = |objects: &MemoryObjects| block_on(Repository::open(Arc::new(objects.clone()))).map_err(|e| e.kind());
+    let create =
+        |objects: &MemoryObjects| block_on(Repository::create(Arc::new(objects.clone()), ID, 0)).map_err(|e| e.kind());
+    let objects = MemoryObjects::default();
+    assert_eq!(open(&objects).unwrap_err(), ErrorKind::NotFound);
+    create(&objects).unwrap();
+    assert_eq!(open(&objects).unwrap().id(), ID);
+    assert_eq!(create(&objects).unwrap_err(), ErrorKind::AlreadyExists);
+
+    let strange = MemoryObjects::default();
+    strange.overwrite("holiday.jpg", Bytes::new());
+    assert_eq!(create(&strange).unwrap_err(), ErrorKind::Invalid);
+
+    let mut newer = RepositoryManifest::decode(&{
+        let bytes = objects.contents()[repository::REPOSITORY].clone();
+        bytes.slice(..bytes.len() - 32)
+    })
+    .unwrap();
+    newer.format = FORMAT + 1;
+    let encoded = newer.encode();
+    let checksum = Digest::of([encoded.as_slice()]);
+    objects.overwrite(repository::REPOSITORY, Bytes::from([encoded.as_slice(), checksum.0.as_slice()].concat()));
+    assert_eq!(open(&objects).unwrap_err(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_snapshot_is_found_by_its_first_digits() {
+    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
+    let repository = bench.repository().unwrap();
+    let find = |name: &str| block_on(repository.find_snapshot(name)).map(|snapshot| snapshot.id).map_err(|e| e.kind());
+    assert_eq!(find("latest"), Err(ErrorKind::NotFound));
+    let mut ids = Vec::new();
+    for _ in 0..17 {
+        ids.push(bench.backup(&cluster).unwrap().snapshot.id);
+    }
+    assert_eq!(block_on(repository.snapshot_ids()).unwrap(), ids);
+    assert_eq!(find("latest"), Ok(ids[16]));
+    assert_eq!(find(&ids[3].short()), Ok(ids[3]));
+    assert_eq!(find(&ids[3].to_string()), Ok(ids[3]));
+    assert_eq!(find(""), Err(ErrorKind::NotFound));
+    assert_eq!(find("nothing like it"), Err(ErrorKind::NotFound));
+    // Of 17, two begin with the same digit.
+    let ambiguous = "0123456789abcdef".chars().filter(|digit| find(&digit.to_string()) == Err(ErrorKind::Invalid));
+    assert!(ambiguous.count() > 0);
+}
+
+/// A manifest of each kind.
+fn manifests() -> Vec<(Kind, Vec<u8>)> {
+    let bench = Bench::new();
+    let cluster = MemoryCluster::with_orders();
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    let mut found: Vec<(Kind, Vec<u8>)> = Vec::new();
+    for (path, bytes) in bench.objects.contents() {
+        let bytes = match path.as_str() {
+            repository::REPOSITORY => bytes.slice(..bytes.len() - 32),
+            path if path.starts_with("objects/") => continue,
+            _ => bytes,
+        };
+        let header: Header = rmp_serde::from_slice(&bytes).unwrap();
+        found.push((header.kind, bytes.to_vec()));
+    }
+    let (_, partition) = found.iter().find(|(kind, _)| *kind == Kind::Partition).unwrap();
+    let partition = PartitionManifest::decode(partition).unwrap();
+    let page = PageManifest {
+        format: FORMAT,
+        kind: Kind::Page,
+        topic: partition.topic.clone(),
+        topic_id: partition.topic_id,
+        partition: 0,
+        objects: partition.objects.clone(),
+    };
+    let pending = PendingManifest {
+        format: FORMAT,
+        kind: Kind::Pending,
+        time: 0,
+        objects: vec![PendingObject {
+            cluster_id: None,
+            topic: partition.topic.clone(),
+            topic_id: partition.topic_id,
+            partition: 0,
+            after: None,
+            hole: None,
+            object: partition.objects[0].clone(),
+        }],
+    };
+    found.push((Kind::Page, page.encode()));
+    found.push((Kind::Pending, pending.encode()));
+    found
+}
+
+fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
+    Ok(match kind {
+        Kind::Repository => RepositoryManifest::decode(bytes)?.encode(),
+        Kind::Snapshot => SnapshotManifest::decode(bytes)?.encode(),
+        Kind::Topics => TopicsManifest::decode(bytes)?.encode(),
+        Kind::Topic => TopicManifest::decode(bytes)?.encode(),
+        Kind::Partition => PartitionManifest::decode(bytes)?.encode(),
+        Kind::Page => PageManifest::decode(bytes)?.encode(),
+        Kind::Groups => GroupsManifest::decode(bytes)?.encode(),
+        Kind::Pending => PendingManifest::decode(bytes)?.encode(),
+    })
+}
+
+#[test]
+fn manifests_of_each_kind_are_read_as_written() {
+    let manifests = manifests();
+    let kinds: BTreeSet<String> = manifests.iter().map(|(kind, _)| kind.to_string()).collect();
+    assert_eq!(kinds.len(), 8);
+    for (kind, bytes) in &manifests {
+        assert_eq!(decode(*kind, bytes).as_ref(), Ok(bytes), "{kind}");
+        for (other, _) in manifests.iter().filter(|(other, _)| other != kind) {
+            assert!(matches!(decode(*other, bytes), Err(ManifestError::Kind { .. })), "{kind} as {other}");
+        }
+    }
+}
+
+#[test]
+fn a_hostile_manifest_is_an_error_and_no_panic() {
+    for (kind, bytes) in manifests() {
+        for at in 0..bytes.len() {
+            assert!(decode(kind, &bytes[..at]).is_err(), "{kind} cut at {at}");
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                // A value may be another one, and fine.
+                let _ = decode(kind, &flipped);
+            }
+            // Arrays, maps, strings and byte strings that claim four billion.
+            for marker in [0xdd, 0xdf, 0xdb, 0xc6] {
+                let mut claims = bytes[..at].to_vec();
+                claims.extend_from_slice(&[marker, 0xff, 0xff, 0xff, 0xff]);
+                claims.extend_from_slice(&bytes[at..]);
+                assert!(decode(kind, &claims).is_err(), "{kind} claims at {at}");
+            }
+        }
+        let longer = [bytes.as_slice(), &[0xc0]].concat();
+        assert!(matches!(decode(kind, &longer), Err(ManifestError::Encoding { .. })), "{kind}");
+    }
+    // A tower of arrays.
+    assert!(decode(Kind::Topics, &[0x91; 100_000]).is_err());
+}
+
+#[test]
+fn a_manifest_that_says_what_cannot_be_is_refused() {
+    let (_, bytes) = manifests().into_iter().find(|(kind, _)| *kind == Kind::Partition).unwrap();
+    let good = PartitionManifest::decode(&bytes).unwrap();
+    assert!(good.objects.len() > 1);
+    type Change = fn(&mut PartitionManifest);
+    let bad: [(&str, Change); 14] = [
+        ("a name that leaves the directory", |manifest| manifest.topic = "../../etc".to_owned()),
+        ("a name that is none", |manifest| manifest.topic = "..".to_owned()),
+        ("a long name", |manifest| manifest.topic = "x".repeat(250)),
+        ("a negative partition", |manifest| manifest.partition = -1),
+        ("a negative start", |manifest| manifest.start = -1),
+        ("an end before the start", |manifest| manifest.start = manifest.end + 1),
+        ("an end before the last object", |manifest| manifest.end -= 1),
+        ("objects that overlap", |manifest| manifest.objects[1].start -= 1),
+        ("objects out of order", |manifest| manifest.objects.swap(0, 1)),
+        ("a huge object", |manifest| {
+            manifest.objects[0].bytes = u64::MAX;
+            manifest.objects[0].stored_bytes = u64::MAX;
+        }),
+        ("more batches than fit", |manifest| manifest.objects[0].batches = u64::MAX),
+        ("no epochs", |manifest| manifest.objects[0].epochs.clear()),
+        ("a last batch elsewhere", |manifest| manifest.objects[0].last.base_offset = i64::MAX),
+        ("a hole the wrong way round", |manifest| manifest.holes.push(Hole { start: 5, end: 5 })),
+    ];
+    for (what, change) in bad {
+        let mut manifest = good.clone();
+        change(&mut manifest);
+        let encoded = rmp_serde::to_vec_named(&manifest).unwrap();
+        let refused = PartitionManifest::decode(&encoded);
+        assert!(matches!(refused, Err(ManifestError::Content { .. })), "{what}: {refused:?}");
+    }
+    let mut newer = good;
+    newer.format = FORMAT + 1;
+    let encoded = rmp_serde::to_vec_named(&newer).unwrap();
+    assert_eq!(PartitionManifest::decode(&encoded), Err(ManifestError::Format { found: FORMAT + 1 }));
+}
+
+#[test]
+fn a_backup_can_be_spawned() {
+    fn is_send<T: Send>(_: &T) {}
+    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
+    let repository = bench.repository().unwrap();
+    let options = bench.options();
+    let (now, quiet) = (|| 0_i64, |_: &Progress| {});
+    is_send(&backup(&cluster, &repository, &options, &now, &quiet));
+    let report = check(&repository, CheckOptions::default());
+    is_send(&report);
+    let _: Result<(), Error> = block_on(report).map(drop);
+}

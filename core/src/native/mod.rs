@@ -8,6 +8,9 @@ pub mod objects;
 mod runtime;
 mod server;
 
+#[cfg(test)]
+mod objects_tests;
+
 pub use self::embedded::{LocalBroker, Location};
 pub use self::network::{TcpConnector, TcpOptions};
 pub use self::runtime::{Runtime, SystemClock};

@@ -76,12 +76,15 @@ impl ObjectStore for FileObjects {
     }
 
     fn get<'a>(&'a self, path: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
-        self.blocking(path, move |root, path| get(root, path, range))
+        self.blocking(path, move |root, path| match get(root, path, range) {
+            Err(error) if is_absent(&error) => Err(io::ErrorKind::NotFound.into()),
+            got => got,
+        })
     }
 
     fn size<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Option<u64>>> {
         self.blocking(path, |root, path| match fs::metadata(at(root, path)?) {
-            Ok(metadata) => Ok(metadata.is_file().then(|| metadata.len())),
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         })
@@ -92,7 +95,7 @@ impl ObjectStore for FileObjects {
         let open = vec![prefix.to_owned()];
         stream::unfold(open, move |mut open| async move {
             let directory = open.pop()?;
-            let listed = self.blocking(&directory, |root, directory| list(root, directory)).await;
+            let listed = self.blocking(&directory, list).await;
             let (objects, below) = match listed {
                 Ok((objects, below)) => (objects.into_iter().map(Ok).collect(), below),
                 Err(error) => (vec![Err(error)], Vec::new()),
@@ -280,10 +283,10 @@ fn is_absent(error: &io::Error) -> bool {
 fn failed(root: &Path, path: &str, error: io::Error) -> Error {
     use io::ErrorKind as Io;
     let kind = match error.kind() {
-        _ if is_absent(&error) => return not_found(path),
+        Io::NotFound => return not_found(path),
         Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::Full,
-        Io::InvalidInput | Io::InvalidFilename | Io::AlreadyExists => ErrorKind::Invalid,
+        Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::AlreadyExists => ErrorKind::Invalid,
         _ => ErrorKind::Retriable,
     };
     let what = if path.is_empty() { root.to_owned() } else { root.join(path) };

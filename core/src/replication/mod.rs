@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::channel::mpsc;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use futures::lock::Mutex;
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -545,7 +545,7 @@ pub async fn copy(
 ) -> Result<Copied> {
     let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
     let ends = sink.ends(&names).await?;
-    let ends = agreed_ends(source, sink, assignments, ends).await?;
+    let mut ends = agreed_ends(source, sink, assignments, ends).await?;
 
     let small = (options.max_bytes / 2 / source.least_read().max(1)).clamp(1, options.max_partitions.max(1));
     let large = options.max_bytes.saturating_sub(small * source.least_read()) / (sink.held_back() + 2 * READ);
@@ -562,9 +562,11 @@ pub async fn copy(
         progress,
         stopped: AtomicUsize::new(0),
     };
-    let mut done: Vec<(usize, Result<PartitionCopied>)> = stream::iter(assignments.iter().zip(ends).enumerate())
-        .map(|(index, (assignment, agreed))| {
-            let copying = &copying;
+    // By index and boxed, because the compiler cannot tell that it is `Send` otherwise.
+    let mut done: Vec<(usize, Result<PartitionCopied>)> = stream::iter(0..assignments.len())
+        .map(|index| {
+            let (copying, assignment) = (&copying, &assignments[index]);
+            let agreed = std::mem::replace(&mut ends[index], Ok(Agreed::default()));
             async move {
                 let copied = match agreed {
                     Ok(agreed) => copying.partition(assignment, agreed).await,
@@ -578,6 +580,7 @@ pub async fn copy(
                 });
                 (index, copied)
             }
+            .boxed()
         })
         .buffer_unordered(small)
         .collect()
@@ -592,7 +595,7 @@ fn stops_all(error: &Error) -> bool {
 }
 
 /// Where a sink ends after it has given up what the source never had, or no longer has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Agreed {
     end: Option<SinkEnd>,
     parted_at: Option<i64>,
@@ -637,7 +640,7 @@ async fn agreed_ends(
                 Ok(None) => EpochEnd { leader_epoch: assignment.bounds.leader_epoch, end: end.end },
             };
             let cut = sink.truncate(&assignment.partition, to).await?;
-            let parted_at = Some(to.end.min(end.end));
+            let parted_at = Some(cut.map_or(0, |cut| cut.end));
             if let Some(cut) = cut
                 && (cut.end, cut.leader_epoch) >= (end.end, end.leader_epoch)
             {
@@ -769,9 +772,9 @@ impl Copying<'_> {
                     if assignment.compacted {
                         break (None, self.start(assignment, end).await?);
                     }
-                    parted_at = Some(last.base_offset);
                     let to = EpochEnd { leader_epoch: last.leader_epoch, end: last.base_offset };
                     end = self.sink.truncate(partition, to).await?;
+                    parted_at = Some(end.map_or(0, |cut| cut.end));
                     if end.is_some_and(|cut| cut.end >= end_here.end) {
                         let message = format!("sink cannot be cut back to={}", last.base_offset);
                         return Err(Error::new(ErrorKind::Unsupported, message));
