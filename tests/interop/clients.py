@@ -84,6 +84,11 @@ CLIENTS = [
 ]
 
 
+def decode(text: str | None) -> bytes | None:
+    """Bytes as the drivers give them."""
+    return None if text is None else base64.b64decode(text)
+
+
 def encode(data: bytes | None) -> str | None:
     """Bytes as the drivers take them."""
     return None if data is None else base64.b64encode(data).decode()

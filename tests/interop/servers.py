@@ -101,7 +101,9 @@ class KafkaServer:
     name = "kafka"
 
     def __init__(self, data: Path) -> None:
-        self.broker = kafka.KafkaBroker(data / "kafka")
+        # A new process of a broker that was killed waits until the session of the old one has ended.
+        sessions = {"broker.session.timeout.ms": "1500", "broker.heartbeat.interval.ms": "300"}
+        self.broker = kafka.KafkaBroker(data / "kafka", config=sessions)
 
     @staticmethod
     def missing() -> str | None:

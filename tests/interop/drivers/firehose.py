@@ -1,0 +1,48 @@
+"""Produces with acks=all until its standard input closes, over whatever happens to the broker.
+
+Arguments: bootstrap, topic, partitions. Prints a line for each record that was acknowledged: number, partition, offset.
+The value of a record is its number, so that a test can look for it again.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from confluent_kafka import KafkaError, Message, Producer
+
+bootstrap, topic, partitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
+producer = Producer(
+    {
+        "bootstrap.servers": bootstrap,
+        "acks": "all",
+        "enable.idempotence": True,
+        "linger.ms": 2,
+        "message.timeout.ms": 60_000,
+        "reconnect.backoff.max.ms": 200,
+        "log_level": 2,
+        "retry.backoff.ms": 20,
+    }
+)
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+
+def acknowledged(error: KafkaError | None, message: Message) -> None:
+    if error is not None:
+        sys.exit(f"record {message.value()!r} was not delivered: {error}")
+    print(message.value().decode(), message.partition(), message.offset())
+
+
+number = 0
+while not ended.is_set():
+    # While the broker is away, enough waits for it.
+    for _ in range(50 if len(producer) < 5_000 else 0):
+        producer.produce(topic, str(number).encode(), partition=number % partitions, on_delivery=acknowledged)
+        number += 1
+    producer.poll(0.005)
+    sys.stdout.flush()
+left = producer.flush(60)
+sys.stdout.flush()
+if left:
+    sys.exit(f"{left} records were not delivered")
