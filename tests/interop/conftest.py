@@ -30,6 +30,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         running.stop(kill=isinstance(running, KafkaServer))
 
 
+@pytest.fixture(params=SERVERS, ids=lambda kind: kind.name)
+def server_kind(request: pytest.FixtureRequest) -> type[OttlaServer | KafkaServer]:
+    """Each kind of broker, for a test that starts its own."""
+    kind: type[OttlaServer | KafkaServer] = request.param
+    return kind
+
+
 @pytest.fixture(params=CLIENTS, ids=lambda client: client.name)
 def client(request: pytest.FixtureRequest) -> Client:
     """Each of the real clients."""

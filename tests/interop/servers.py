@@ -42,6 +42,7 @@ class OttlaServer:
         self.data = data / "data"
         self.log = data / "ottla.log"
         self.options = options
+        data.mkdir(exist_ok=True)
         self.port: int = kafka.free_ports(1)[0]
         self.process: subprocess.Popen[bytes] | None = None
 

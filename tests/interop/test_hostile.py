@@ -39,7 +39,9 @@ ATTACKS = {
     "a client id beyond the frame": frame(struct.pack(">hhih", 3, 1, 1, 30_000) + b"short"),
     "Metadata of 2147483647 topics": frame(header(3, 1) + struct.pack(">i", 0x7FFF_FFFF)),
     "Metadata of a topic with a negative length": frame(header(3, 1) + struct.pack(">ih", 1, -7)),
-    "Fetch of as many topics as fit no memory": frame(header(1, 4) + struct.pack(">iiiibi", -1, 0, 0, 1 << 30, 0, 1 << 30)),
+    "Fetch of as many topics as fit no memory": frame(
+        header(1, 4) + struct.pack(">iiiibi", -1, 0, 0, 1 << 30, 0, 1 << 30)
+    ),
     "Fetch 12 with a compact array of 2147483647": frame(
         header(1, 12) + b"\0" + struct.pack(">iiiibii", -1, 0, 0, 1 << 30, 0, 0, -1) + b"\xff\xff\xff\xff\x07"
     ),

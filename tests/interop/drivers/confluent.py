@@ -25,13 +25,13 @@ def topics(bootstrap: str) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in admin(bootstrap).list_topics(timeout=20).topics.items()}
 
 
-def produce(bootstrap: str, topic: str, codec: str, records: list[Record]) -> list[list[int]]:
+def produce(bootstrap: str, topic: str, codec: str, records: list[Record], idempotent: bool = True) -> list[list[int]]:
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
             "compression.type": codec,
             "acks": "all",
-            "enable.idempotence": True,
+            "enable.idempotence": idempotent,
             "linger.ms": 20,
         }
     )

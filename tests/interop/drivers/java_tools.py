@@ -25,11 +25,9 @@ sys.dont_write_bytecode = True
 kafka = importlib.util.module_from_spec(importlib.util.spec_from_loader("kafka_script", _loader))  # type: ignore[arg-type]
 _loader.exec_module(kafka)
 
-# Kafka 4.2 gave the tools' options better names, and warns about the old ones.
-NAMED_ANEW = tuple(int(part) for part in kafka.VERSION.split(".")[:2]) >= (4, 2)
-READER = "--reader-property" if NAMED_ANEW else "--property"
-FORMATTER = "--formatter-property" if NAMED_ANEW else "--property"
-CONSUMER = "--command-property" if NAMED_ANEW else "--consumer-property"
+READER = "--reader-property" if kafka.RENAMED else "--property"
+FORMATTER = "--formatter-property" if kafka.RENAMED else "--property"
+CONSUMER = "--command-property" if kafka.RENAMED else "--consumer-property"
 
 NULL = "<null>"
 PRINT = {
