@@ -760,7 +760,13 @@ impl Broker {
         let partitions = self.topics.get(OFFSETS_TOPIC).map(|topic| topic.partitions.clone()).unwrap_or_default();
         for id in partitions {
             let Some(partition) = &self.partitions[id.0] else { continue };
-            read_all(&partition.log, |key, value, timestamp| self.groups.replay(key, value, timestamp))?;
+            read_all(&partition.log, |key, value, timestamp| {
+                // One record that is not what it says must not keep everything else from being read.
+                if let Err(error) = self.groups.replay(key, value, timestamp) {
+                    log::warn!("a record of the groups is passed over: {error}");
+                }
+                Ok(())
+            })?;
         }
         self.groups.handle_replayed(now);
         Ok(())
