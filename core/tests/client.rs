@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ottla::broker::BrokerConfig;
+use ottla::client::config::IsolationLevel;
 use ottla::client::{
-    Client, ClientConfig, Consumer, ConsumerConfig, Listener, Options, Producer, ProducerConfig, Rebalance,
-    TopicPartition,
+    Admin, Client, ClientConfig, ConfigChange, ConfigResource, Consumer, ConsumerConfig, EARLIEST, Listener,
+    NewPartitions, NewTopic, OffsetAndMetadata, Options, Producer, ProducerConfig, Rebalance, TopicPartition,
 };
 use ottla::native::{LocalBroker, Runtime};
+use ottla::protocol::ErrorCode;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -321,5 +323,88 @@ fn latest_means_since_the_subscription_even_when_the_topic_is_not_there_yet() {
             assert_eq!(all.len(), 3, "exists={exists}");
             assert_eq!(all[0].1, if exists { 10 } else { 0 });
         }
+    }
+}
+
+#[test]
+fn an_admin_manages_topics_configurations_records_and_groups() {
+    for broker in brokers() {
+        let (topic, group) = (fresh("admin"), fresh("group"));
+        let admin = Admin::new(broker.client(ClientConfig::from_options(&broker.options()).unwrap()));
+        let runtime = &broker.runtime;
+        let new = NewTopic::new(&topic).partitions(2).config("segment.bytes", "1234567").config("retention.ms", "-1");
+        runtime.block_on(async {
+            let created = admin.create_topics(std::slice::from_ref(&new), false, LONG).await.unwrap();
+            created[0].1.as_ref().unwrap();
+            admin.wait_for_topics(&[&topic], LONG).await.unwrap();
+            let again = admin.create_topics(std::slice::from_ref(&new), false, LONG).await.unwrap();
+            assert_eq!(again[0].1.as_ref().unwrap_err().code(), Some(ErrorCode::TOPIC_ALREADY_EXISTS));
+            assert!(admin.list_topics(LONG).await.unwrap().iter().any(|listed| *listed.name == *topic));
+            let more = [(topic.clone(), NewPartitions { total: 3, assignments: None })].into_iter().collect();
+            admin.create_partitions(&more, false, LONG).await.unwrap()[0].1.as_ref().unwrap();
+            let end = std::time::Instant::now() + LONG;
+            loop {
+                let described = admin.describe_topics(&[&topic], LONG).await.unwrap();
+                if described[0].1.as_ref().unwrap().partitions.len() == 3 {
+                    break;
+                }
+                assert!(std::time::Instant::now() < end);
+            }
+            let gone = admin.describe_topics(&["no-such-topic"], LONG).await.unwrap();
+            assert_eq!(gone[0].1.as_ref().unwrap_err().code(), Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+
+            let resource = ConfigResource::Topic(topic.clone());
+            let retention = async || {
+                let described = admin.describe_configs(&[(resource.clone(), None)], LONG).await.unwrap();
+                let entries = described.into_iter().next().unwrap().1.unwrap();
+                entries.into_iter().find(|entry| entry.name == "segment.bytes").unwrap().value
+            };
+            assert_eq!(retention().await.as_deref(), Some("1234567"));
+            let change = [("segment.bytes".to_owned(), ConfigChange::Set("7654321".to_owned()))].into_iter().collect();
+            admin.alter_configs(&[(resource.clone(), change)], false, LONG).await.unwrap()[0].1.as_ref().unwrap();
+            let end = std::time::Instant::now() + LONG;
+            while retention().await.as_deref() != Some("7654321") {
+                assert!(std::time::Instant::now() < end);
+            }
+            let wrong = [("segment.bytes".to_owned(), ConfigChange::Set("x".to_owned()))].into_iter().collect();
+            assert!(admin.alter_configs(&[(resource.clone(), wrong)], false, LONG).await.unwrap()[0].1.is_err());
+        });
+
+        broker.fill(&topic, 1, 10, &[]);
+        let partition = TopicPartition::new(topic.as_str(), 0);
+        runtime.block_on(async {
+            let up_to = [(partition.clone(), 4)].into_iter().collect();
+            assert_eq!(*admin.delete_records(&up_to, LONG).await.unwrap()[&partition].as_ref().unwrap(), 4);
+            let wanted = [(partition.clone(), EARLIEST)].into_iter().collect();
+            let found = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted, LONG).await.unwrap();
+            assert_eq!(found[&partition].as_ref().unwrap().offset, 4);
+        });
+
+        let consumer = broker.consumer(&[("auto_offset_reset", "earliest"), ("group_id", &group)]);
+        consumer.subscribe(&[&topic], Listener::None).unwrap();
+        assert_eq!(broker.consume(&consumer, 6).len(), 6);
+        runtime.block_on(async {
+            consumer.commit(None, LONG).await.unwrap();
+            let listed = admin.list_groups(LONG).await.unwrap();
+            assert!(listed.iter().any(|listed| listed.group_id == group && listed.protocol_type == "consumer"));
+            let described = admin.describe_groups(&[&group], LONG).await.unwrap();
+            let described = described[0].1.as_ref().unwrap();
+            assert_eq!((described.state.as_str(), described.members.len()), ("Stable", 1));
+            assert_eq!(described.members[0].assignment.len(), 3);
+            let offsets = admin.list_group_offsets(&group, None, LONG).await.unwrap();
+            assert_eq!(offsets[&partition].offset, 10);
+            assert!(admin.delete_groups(&[&group], LONG).await.unwrap()[0].1.is_err(), "it has a member");
+            consumer.close(true, LONG).await.unwrap();
+
+            let to = [(partition.clone(), OffsetAndMetadata::new(7))].into_iter().collect();
+            admin.alter_group_offsets(&group, &to, LONG).await.unwrap()[&partition].as_ref().unwrap();
+            assert_eq!(admin.list_group_offsets(&group, None, LONG).await.unwrap()[&partition].offset, 7);
+            let gone = admin.delete_group_offsets(&group, std::slice::from_ref(&partition), LONG).await.unwrap();
+            gone[&partition].as_ref().unwrap();
+            assert!(!admin.list_group_offsets(&group, None, LONG).await.unwrap().contains_key(&partition));
+            admin.delete_groups(&[&group], LONG).await.unwrap()[0].1.as_ref().unwrap();
+            admin.delete_topics(&[&topic], LONG).await.unwrap()[0].1.as_ref().unwrap();
+            assert!(!admin.describe_cluster(LONG).await.unwrap().brokers.is_empty());
+        });
     }
 }

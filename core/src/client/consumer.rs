@@ -7,37 +7,27 @@
 mod driver;
 mod positions;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 
 use self::driver::Driver;
-use self::positions::{NotedEnds, Positions, Reset, Start, by_topic};
+use self::positions::{NotedEnds, Positions, Reset, Start};
 use super::group::Member;
+use super::offsets::{EARLIEST, LATEST, by_topic};
 use super::signal::{Bell, Signal};
 use super::{
     BrokerAddress, Client, ConsumerConfig, CoordinatorType, Topic, TopicPartition, Topics, check, lock, repeat,
 };
-use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
-use crate::protocol::messages::metadata::MetadataRequestTopic;
 use crate::protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use crate::protocol::messages::offset_fetch::{
-    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
-};
-use crate::protocol::messages::{
-    LeaveGroupRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
-};
+use crate::protocol::messages::{LeaveGroupRequest, OffsetCommitRequest};
 use crate::protocol::{ApiKey, ErrorCode};
 use crate::record::{Record, RecordError, Records, TimestampType};
 use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result, Timestamp};
-
-/// Timestamps that stand for a log's ends.
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
 
 /// An offset to commit, or that was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -800,17 +790,7 @@ impl State {
 impl Shared {
     /// Which of the topics are there, without creating the others.
     async fn existing(&self, topics: &[Arc<str>]) -> Result<Vec<Arc<str>>> {
-        let request = MetadataRequest {
-            topics: Some(
-                topics
-                    .iter()
-                    .map(|topic| MetadataRequestTopic { name: Some(topic.to_string()), ..Default::default() })
-                    .collect(),
-            ),
-            allow_auto_topic_creation: false,
-            ..Default::default()
-        };
-        let response = self.client.call_any(request).await?;
+        let response = self.client.ask(Topics::Named(topics), false).await?;
         self.client.learn(&response, false);
         let mut existing = Vec::new();
         for topic in response.topics {
@@ -830,120 +810,8 @@ impl Shared {
         wanted: Vec<(TopicPartition, i64)>,
         timeout: Duration,
     ) -> Result<HashMap<TopicPartition, OffsetAndTimestamp>> {
-        let found = Mutex::new(HashMap::new());
-        let count = wanted.len();
-        self.client
-            .retry(timeout, || async {
-                let left: Vec<(TopicPartition, i64)> =
-                    wanted.iter().filter(|(partition, _)| !lock(&found).contains_key(partition)).cloned().collect();
-                let result = self.list_offsets_once(&left).await?;
-                let mut last = None;
-                for (partition, result) in result {
-                    match result {
-                        Ok(offset) => drop(lock(&found).insert(partition, offset)),
-                        Err(error) => last = Some(error),
-                    }
-                }
-                match last {
-                    Some(error) => {
-                        self.refresh_for(&left).await;
-                        Err(error)
-                    }
-                    None => Ok(()),
-                }
-            })
-            .await?;
-        let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        debug_assert_eq!(found.len(), count, "every partition has its answer");
-        Ok(found)
-    }
-
-    async fn refresh_for(&self, partitions: &[(TopicPartition, i64)]) {
-        let topics: HashSet<Arc<str>> = partitions.iter().map(|(partition, _)| Arc::clone(&partition.topic)).collect();
-        let topics: Vec<Arc<str>> = topics.into_iter().collect();
-        if let Err(error) = self.client.refresh(Topics::Named(&topics)).await {
-            log::debug!("metadata could not be refreshed: {error}");
-        }
-    }
-
-    /// Asks leaders for offsets by time, once.
-    async fn list_offsets_once(
-        &self,
-        wanted: &[(TopicPartition, i64)],
-    ) -> Result<Vec<(TopicPartition, Result<OffsetAndTimestamp>)>> {
-        let unknown = wanted.iter().any(|(partition, _)| !self.client.cluster().topics.contains_key(&partition.topic));
-        if unknown {
-            self.refresh_for(wanted).await;
-        }
-        let cluster = self.client.cluster();
-        let mut by_leader: HashMap<i32, Vec<(TopicPartition, i64, i32)>> = HashMap::new();
-        let mut results = Vec::with_capacity(wanted.len());
-        for (partition, time) in wanted {
-            match cluster.leader(&partition.topic, partition.partition) {
-                Some((leader, epoch)) => by_leader.entry(leader).or_default().push((partition.clone(), *time, epoch)),
-                None => {
-                    let known = cluster.topics.get(&partition.topic);
-                    let (code, what) = match known.and_then(|topic| topic.partition(partition.partition)) {
-                        Some(_) => (ErrorCode::LEADER_NOT_AVAILABLE, "the partition has no leader"),
-                        None => (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "there is no such partition"),
-                    };
-                    results.push((
-                        partition.clone(),
-                        Err(Error::from_code(code, format!("{what} partition={partition}"))),
-                    ));
-                }
-            }
-        }
-        let calls = by_leader.into_iter().map(|(leader, wanted)| async move {
-            let request = ListOffsetsRequest {
-                replica_id: -1,
-                isolation_level: self.config.isolation_level.code(),
-                topics: by_topic(wanted.iter().map(|(partition, time, epoch)| (partition.clone(), (*time, *epoch))))
-                    .into_iter()
-                    .map(|(topic, partitions)| ListOffsetsTopic {
-                        name: topic.to_string(),
-                        partitions: partitions
-                            .into_iter()
-                            .map(|(partition_index, (timestamp, current_leader_epoch))| ListOffsetsPartition {
-                                partition_index,
-                                timestamp,
-                                current_leader_epoch,
-                            })
-                            .collect(),
-                    })
-                    .collect(),
-                timeout_ms: i32::try_from(self.client.config().request_timeout_ms).unwrap_or(i32::MAX),
-            };
-            (wanted, self.client.call_node(leader, request).await)
-        });
-        for (wanted, answer) in join_all(calls).await {
-            let mut answers = HashMap::new();
-            let mut lost = Error::new(ErrorKind::Retriable, "the broker's answer leaves the partition out");
-            match answer {
-                Ok(response) => {
-                    for topic in response.topics {
-                        for partition in topic.partitions {
-                            answers.insert((topic.name.clone(), partition.partition_index), partition);
-                        }
-                    }
-                }
-                Err(error) => lost = error,
-            }
-            for (partition, ..) in wanted {
-                let result = match answers.remove(&(partition.topic.to_string(), partition.partition)) {
-                    Some(answer) => check(answer.error_code, None, format_args!("partition={partition}")).map(|()| {
-                        OffsetAndTimestamp {
-                            offset: answer.offset,
-                            timestamp: answer.timestamp,
-                            leader_epoch: answer.leader_epoch,
-                        }
-                    }),
-                    None => Err(repeat(&lost)),
-                };
-                results.push((partition, result));
-            }
-        }
-        Ok(results)
+        let found = self.client.list_offsets(wanted, self.config.isolation_level, timeout).await?;
+        found.into_iter().map(|(name, found)| Ok((name, found?))).collect()
     }
 
     /// The group's coordinator, as it is known or as a broker says.
@@ -1061,79 +929,12 @@ impl Shared {
         partitions: &[TopicPartition],
     ) -> Result<HashMap<TopicPartition, Option<OffsetAndMetadata>>> {
         let coordinator = self.coordinator().await?;
-        let result = self.committed_from(&coordinator, partitions).await;
-        result.inspect_err(|error| self.doubt_coordinator(error))
-    }
-
-    async fn committed_from(
-        &self,
-        coordinator: &BrokerAddress,
-        partitions: &[TopicPartition],
-    ) -> Result<HashMap<TopicPartition, Option<OffsetAndMetadata>>> {
         let group = {
             let state = lock(&self.state);
             state.member.as_ref().map(|member| member.group_id().to_string()).unwrap_or_default()
         };
-        let versions = self.client.transport().versions(&coordinator.endpoint).await?;
-        let topics = by_topic(partitions.iter().map(|partition| (partition.clone(), ())));
-        let topics = topics.into_iter().map(|(topic, partitions)| {
-            (topic.to_string(), partitions.into_iter().map(|(number, ())| number).collect())
-        });
-        let mut request = OffsetFetchRequest::default();
-        let version = versions.version_for(ApiKey::OFFSET_FETCH)?;
-        request.require_stable = version >= 7;
-        // Version 8 asks for many groups in a field of its own.
-        if version >= 8 {
-            let topics = topics
-                .map(|(name, partition_indexes)| OffsetFetchRequestTopics {
-                    name,
-                    partition_indexes,
-                    ..Default::default()
-                })
-                .collect();
-            request.groups.push(OffsetFetchRequestGroup {
-                group_id: group.clone(),
-                member_id: None,
-                topics: Some(topics),
-                ..Default::default()
-            });
-        } else {
-            request.group_id.clone_from(&group);
-            let topics = topics.map(|(name, partition_indexes)| OffsetFetchRequestTopic { name, partition_indexes });
-            request.topics = Some(topics.collect());
-        }
-        let mut response = self.client.call_endpoint(&coordinator.endpoint, request).await?;
-        let mut rows = Vec::new();
-        let code = match response.groups.pop() {
-            Some(found) => {
-                for topic in found.topics {
-                    for row in topic.partitions {
-                        let found = (row.committed_offset, row.metadata, row.committed_leader_epoch);
-                        rows.push((topic.name.clone(), row.partition_index, row.error_code, found));
-                    }
-                }
-                found.error_code
-            }
-            None => {
-                for topic in response.topics {
-                    for row in topic.partitions {
-                        let found = (row.committed_offset, row.metadata, row.committed_leader_epoch);
-                        rows.push((topic.name.clone(), row.partition_index, row.error_code, found));
-                    }
-                }
-                response.error_code
-            }
-        };
-        check(code, None, format_args!("group={group}"))?;
-        let mut committed: HashMap<TopicPartition, Option<OffsetAndMetadata>> =
-            partitions.iter().map(|partition| (partition.clone(), None)).collect();
-        for (topic, partition, code, (offset, metadata, leader_epoch)) in rows {
-            check(code, None, format_args!("group={group} partition={topic}-{partition}"))?;
-            if offset >= 0 {
-                let found = OffsetAndMetadata { offset, metadata: metadata.unwrap_or_default(), leader_epoch };
-                committed.insert(TopicPartition::new(topic, partition), Some(found));
-            }
-        }
-        Ok(committed)
+        let result = self.client.committed_offsets(&coordinator.endpoint, &group, Some(partitions)).await;
+        let mut found = result.inspect_err(|error| self.doubt_coordinator(error))?;
+        Ok(partitions.iter().map(|name| (name.clone(), found.remove(name))).collect())
     }
 }

@@ -7,6 +7,7 @@ mod admin;
 pub mod config;
 mod consumer;
 mod group;
+mod offsets;
 mod producer;
 mod signal;
 
@@ -22,11 +23,16 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use self::admin::{
+    Admin, ConfigChange, ConfigEntry, ConfigResource, GroupDescription, GroupListing, MemberDescription, NewPartitions,
+    NewTopic,
+};
 pub use self::config::{ClientConfig, ConsumerConfig, Options, ProducerConfig};
 pub use self::consumer::{
     Consumer, FetchedBatch, GroupMetadata, Listener, OffsetAndMetadata, OffsetAndTimestamp, Polled, Rebalance,
     TopicFilter,
 };
+pub use self::offsets::{EARLIEST, LATEST};
 pub use self::producer::{BatchState, Header, Producer, RecordMetadata, SendError, Ticket, murmur2};
 use crate::clock::Clock;
 use crate::protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
@@ -248,26 +254,27 @@ impl Client {
 
     /// As [`refresh`](Self::refresh), saying whether topics that are not there may be created.
     pub async fn refresh_with(&self, topics: Topics<'_>, create: bool) -> Result<Arc<Cluster>> {
+        let response = self.ask(topics, create).await?;
+        Ok(self.learn(&response, matches!(topics, Topics::All)))
+    }
+
+    /// Asks a broker for `topics`, once.
+    pub(crate) async fn ask(&self, topics: Topics<'_>, create: bool) -> Result<MetadataResponse> {
+        let named = |name: &Arc<str>| MetadataRequestTopic { name: Some(name.to_string()), ..Default::default() };
         let request = MetadataRequest {
             topics: match topics {
                 Topics::All => None,
                 Topics::None => Some(Vec::new()),
-                Topics::Named(names) => Some(
-                    names
-                        .iter()
-                        .map(|name| MetadataRequestTopic { name: Some(name.to_string()), ..Default::default() })
-                        .collect(),
-                ),
+                Topics::Named(names) => Some(names.iter().map(named).collect()),
             },
             allow_auto_topic_creation: create,
             ..Default::default()
         };
-        let response = self.call_any(request).await?;
-        Ok(self.learn(&response, matches!(topics, Topics::All)))
+        self.call_any(request).await
     }
 
     /// Takes in what a broker said.
-    fn learn(&self, response: &MetadataResponse, all: bool) -> Arc<Cluster> {
+    pub(crate) fn learn(&self, response: &MetadataResponse, all: bool) -> Arc<Cluster> {
         let now = self.inner.clock.monotonic();
         let mut known = lock(&self.inner.cluster);
         let next = Arc::new(known.updated(response, all, now));
@@ -282,12 +289,7 @@ impl Client {
         }
         let names = [Arc::from(name)];
         self.retry(timeout, || async {
-            let request = MetadataRequest {
-                topics: Some(vec![MetadataRequestTopic { name: Some(name.to_owned()), ..Default::default() }]),
-                allow_auto_topic_creation: self.inner.config.allow_auto_create_topics,
-                ..Default::default()
-            };
-            let response = self.call_any(request).await?;
+            let response = self.ask(Topics::Named(&names), self.inner.config.allow_auto_create_topics).await?;
             let cluster = self.learn(&response, false);
             if let Some(topic) = cluster.topics.get(&names[0]) {
                 return Ok(Arc::clone(topic));

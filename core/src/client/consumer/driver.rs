@@ -10,8 +10,9 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::positions::{FetchPlan, Fetched, Reset, Road, Start};
-use super::{EARLIEST, LATEST, Mode, OffsetAndMetadata, OffsetAndTimestamp, Shared, State};
+use super::{Mode, OffsetAndMetadata, OffsetAndTimestamp, Shared, State};
 use crate::client::group::{Change, Step};
+use crate::client::offsets::{EARLIEST, LATEST};
 use crate::client::{BrokerAddress, Client, Cluster, CoordinatorType, TopicPartition, Topics, lock};
 use crate::protocol::messages::{HeartbeatResponse, JoinGroupResponse, SyncGroupResponse};
 use crate::{Error, ErrorKind, Result};
@@ -536,10 +537,7 @@ async fn list(
         .iter()
         .map(|(name, _, to)| (name.clone(), if *to == Reset::Earliest { EARLIEST } else { LATEST }))
         .collect();
-    let mut found: HashMap<TopicPartition, Result<OffsetAndTimestamp>> = match shared.list_offsets_once(&times).await {
-        Ok(found) => found.into_iter().collect(),
-        Err(error) => times.into_iter().map(|(name, _)| (name, Err(crate::client::repeat(&error)))).collect(),
-    };
+    let mut found = shared.client.list_offsets_once(&times, shared.config.isolation_level).await;
     wanted
         .into_iter()
         .map(|(name, generation, _)| {

@@ -2,7 +2,6 @@
 //! not wait.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::FetchedBatch;
@@ -790,18 +789,4 @@ impl FetchedPart {
         }
         part
     }
-}
-
-/// Names of topics, for a request that has each once.
-pub(super) fn by_topic<T>(items: impl IntoIterator<Item = (TopicPartition, T)>) -> Vec<(Arc<str>, Vec<(i32, T)>)> {
-    let mut topics: Vec<(Arc<str>, Vec<(i32, T)>)> = Vec::new();
-    let mut places: HashMap<Arc<str>, usize> = HashMap::new();
-    for (name, item) in items {
-        let place = *places.entry(Arc::clone(&name.topic)).or_insert_with(|| {
-            topics.push((Arc::clone(&name.topic), Vec::new()));
-            topics.len() - 1
-        });
-        topics[place].1.push((name.partition, item));
-    }
-    topics
 }
