@@ -77,6 +77,7 @@ enum TaskKind {
     Sync { partition: PartitionId, point: SyncPoint },
     Remove { removals: Vec<Removal> },
     RemoveDirs { device: Arc<dyn Device>, dirs: Vec<String>, topic_id: Uuid },
+    RecoveryPoints { device: Arc<dyn Device>, text: String },
 }
 
 /// The outcome of a [`Task`].
@@ -86,7 +87,7 @@ pub struct Done(DoneKind);
 #[derive(Debug)]
 enum DoneKind {
     Synced { partition: PartitionId, end: i64, result: Result<()> },
-    Removed,
+    Finished,
     DirsRemoved { topic_id: Uuid, result: std::io::Result<()> },
 }
 
@@ -104,7 +105,13 @@ impl Task {
                         log::warn!("a segment that went out by retention could not be removed: {error}");
                     }
                 }
-                DoneKind::Removed
+                DoneKind::Finished
+            }
+            TaskKind::RecoveryPoints { device, text } => {
+                if let Err(error) = device.replace(topics::RECOVERY_POINTS, text.as_bytes()) {
+                    log::warn!("the recovery points could not be written, a crash would have more to check: {error}");
+                }
+                DoneKind::Finished
             }
             TaskKind::RemoveDirs { device, dirs, topic_id } => {
                 let result = dirs.iter().try_for_each(|dir| match device.remove_dir(dir) {
@@ -159,6 +166,9 @@ pub struct Broker {
     deadlines: BTreeSet<(Timestamp, u64)>,
     next_row: u64,
     next_retention: Timestamp,
+    next_checkpoint: Timestamp,
+    /// The recovery points as they were written last.
+    recovery_points: String,
     random: u64,
     responses: VecDeque<(RequestId, Reply)>,
     tasks: VecDeque<Task>,
@@ -182,6 +192,9 @@ impl fmt::Debug for Broker {
 
 /// How often retention is looked at, ms; Kafka's `log.retention.check.interval.ms`.
 const RETENTION_INTERVAL_MS: i64 = 300_000;
+
+/// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
+const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
 
 /// How many producer ids are reserved with one record.
 const PRODUCER_ID_BLOCK: i64 = 1_000;
@@ -243,6 +256,8 @@ impl Broker {
             deadlines: BTreeSet::new(),
             next_row: 0,
             next_retention: now.saturating_add(RETENTION_INTERVAL_MS),
+            next_checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MS),
+            recovery_points: String::new(),
             random: seed | 1,
             responses: VecDeque::new(),
             tasks: VecDeque::new(),
@@ -400,7 +415,7 @@ impl Broker {
                 }
                 self.moved.insert(id);
             }
-            DoneKind::Removed => {}
+            DoneKind::Finished => {}
             DoneKind::DirsRemoved { topic_id, result } => match result {
                 Ok(()) => {
                     let change = Change::remove(format!("deleted/{topic_id}"));
@@ -423,10 +438,16 @@ impl Broker {
             .filter(|partition| !partition.in_sync_followers().is_empty())
             .filter_map(|partition| partition.next_shrink(self.config.replica_lag_time_max_ms))
             .min();
-        [self.deadlines.first().map(|(at, _)| *at), self.groups.poll_timeout(), Some(self.next_retention), shrink]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.deadlines.first().map(|(at, _)| *at),
+            self.groups.poll_timeout(),
+            Some(self.next_retention),
+            self.device.is_durable().then_some(self.next_checkpoint),
+            shrink,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed: answers what ran out, drops slow followers, applies retention.
@@ -463,6 +484,16 @@ impl Broker {
         if now >= self.next_retention {
             self.next_retention = now.saturating_add(RETENTION_INTERVAL_MS);
             self.apply_retention(now);
+        }
+        if self.device.is_durable() && now >= self.next_checkpoint {
+            self.next_checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MS);
+            let text = topics::checkpoint_text(
+                self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end())),
+            );
+            if text != self.recovery_points {
+                self.recovery_points.clone_from(&text);
+                self.tasks.push_back(Task(TaskKind::RecoveryPoints { device: Arc::clone(&self.device), text }));
+            }
         }
         self.settle(now);
     }

@@ -269,6 +269,11 @@ impl Partition {
         self.high_watermark
     }
 
+    /// Everything below it survives a power cut.
+    pub(crate) fn synced_end(&self) -> i64 {
+        self.synced_end
+    }
+
     /// The first offset of an open transaction, or the high watermark.
     pub(crate) fn last_stable_offset(&self) -> i64 {
         self.log

@@ -78,7 +78,10 @@ impl Topic {
 }
 
 /// Kafka's file of the offsets below which everything was synced.
-const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+
+/// Kafka's file of the log start offsets that lie inside a segment.
+const LOG_STARTS: &str = "log-start-offset-checkpoint";
 
 /// What the files in the root of a log directory tell of its logs.
 #[derive(Debug, Default)]
@@ -251,7 +254,7 @@ impl Broker {
         }
         let checkpoints = RootCheckpoints {
             clean,
-            starts: self.read_checkpoint("log-start-offset-checkpoint")?,
+            starts: self.read_checkpoint(LOG_STARTS)?,
             recovery_points: self.read_checkpoint(RECOVERY_POINTS)?,
         };
         for (name, stored) in &known {
@@ -373,30 +376,16 @@ impl Broker {
 
     /// Writes the checkpoints of Kafka's log directory, so that Kafka finds the same starts and high watermarks.
     pub(super) fn write_checkpoints(&self) -> Result<()> {
-        let mut starts = Vec::new();
-        let mut ends = Vec::new();
-        let mut watermarks = Vec::new();
-        for partition in self.partitions.iter().flatten() {
-            let name = format!("{} {}", partition.topic, partition.index);
-            let first = partition.log.segments().next().map_or(0, |(base, _)| base);
-            if partition.log.start() > first {
-                starts.push(format!("{name} {}", partition.log.start()));
-            }
-            ends.push(format!("{name} {}", partition.log.end()));
-            watermarks.push(format!("{name} {}", partition.high_watermark()));
-        }
-        for (file, lines) in [
-            ("log-start-offset-checkpoint", starts),
-            (RECOVERY_POINTS, ends),
-            ("replication-offset-checkpoint", watermarks),
-        ] {
-            let mut text = format!("0\n{}\n", lines.len());
-            for line in lines {
-                text.push_str(&line);
-                text.push('\n');
-            }
-            self.device.replace(file, text.as_bytes())?;
-        }
+        let all = || self.partitions.iter().flatten();
+        let first = |partition: &Partition| partition.log.segments().next().map_or(0, |(base, _)| base);
+        let starts = all()
+            .filter(|partition| partition.log.start() > first(partition))
+            .map(|partition| (partition, partition.log.start()));
+        self.device.replace(LOG_STARTS, checkpoint_text(starts).as_bytes())?;
+        let ends = all().map(|partition| (partition, partition.log.end()));
+        self.device.replace(RECOVERY_POINTS, checkpoint_text(ends).as_bytes())?;
+        let watermarks = all().map(|partition| (partition, partition.high_watermark()));
+        self.device.replace("replication-offset-checkpoint", checkpoint_text(watermarks).as_bytes())?;
         Ok(())
     }
 
@@ -1290,6 +1279,13 @@ impl Broker {
         let response = DescribeProducersResponse { topics, ..DescribeProducersResponse::default() };
         self.respond(id, Response::DescribeProducers(response));
     }
+}
+
+/// A checkpoint file of Kafka's: version, count, and a line for each partition.
+pub(super) fn checkpoint_text<'a>(offsets: impl Iterator<Item = (&'a Partition, i64)>) -> String {
+    let lines: Vec<String> =
+        offsets.map(|(partition, offset)| format!("{} {} {offset}\n", partition.topic, partition.index)).collect();
+    format!("0\n{}\n{}", lines.len(), lines.concat())
 }
 
 /// Whether clients may only read the topic.

@@ -84,6 +84,9 @@ impl LocalBroker {
         if let Some(broker) = open.get(&key).and_then(Entry::broker) {
             return Ok(broker);
         }
+        if let Location::Directory(path) = &key {
+            check_is_log_directory(path)?;
+        }
         config.log_dir = key.to_string();
         let device: Arc<dyn Device> = match &key {
             Location::Memory(_) => Arc::new(MemoryDevice::new()),
@@ -146,6 +149,36 @@ impl Drop for LocalBroker {
                 self.location
             );
         }
+    }
+}
+
+/// Refuses a directory that holds other things and no log: nothing is to be written beside somebody's files by mistake.
+fn check_is_log_directory(path: &Path) -> Result<()> {
+    let mut foreign = None;
+    for entry in std::fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let is_partition = name.rsplit_once('-').is_some_and(|(_, index)| index.parse::<u32>().is_ok());
+        let is_kafkas = is_partition
+            || name == "meta.properties"
+            || name == ".kafka_cleanshutdown"
+            || name.ends_with("-offset-checkpoint");
+        if is_kafkas {
+            return Ok(());
+        }
+        if name != ".lock" && name != "lost+found" {
+            foreign = Some(name.into_owned());
+        }
+    }
+    match foreign {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "the directory is no log directory, choose an empty or a new one directory={} found={name}",
+                path.display()
+            ),
+        )),
     }
 }
 
