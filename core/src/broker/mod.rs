@@ -723,8 +723,8 @@ impl Broker {
             while let Some(effect) = self.groups.poll_effect() {
                 match effect {
                     Effect::Respond(id, response) => self.respond(id, response),
-                    Effect::Persist { id, records, .. } => {
-                        match self.offsets_partition(now).and_then(|partition| {
+                    Effect::Persist { id, group, records } => {
+                        match self.offsets_partition(&group, now).and_then(|partition| {
                             self.append_internal(partition, &records, now)?;
                             Ok((partition, self.partition(partition).log.end()))
                         }) {

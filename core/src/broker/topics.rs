@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::config::{TOPIC_OPTIONS, TopicConfig, check_topic_value, topic_option};
+use super::groups::partition_of;
 use super::partition::{Partition, PartitionId};
 use super::stored::{Change, METADATA_TOPIC, StoredTopic};
 use super::{Broker, Context, Durability, OFFSETS_TOPIC, RequestId, Then};
@@ -389,15 +390,17 @@ impl Broker {
         Ok(())
     }
 
-    /// The partition of committed offsets, made when first needed.
-    pub(super) fn offsets_partition(&mut self, now: Timestamp) -> Result<PartitionId> {
-        if let Some(id) = self.find(OFFSETS_TOPIC, 0) {
-            return Ok(id);
+    /// The partition of `__consumer_offsets` that a group's records belong to; the topic is made when first needed. It has
+    /// one partition then, but one that Kafka made has many.
+    pub(super) fn offsets_partition(&mut self, group: &str, now: Timestamp) -> Result<PartitionId> {
+        if !self.topics.contains_key(OFFSETS_TOPIC) {
+            let id = self.random_uuid();
+            self.create_topic(OFFSETS_TOPIC, id, 1, 1, offsets_configs(), now)?;
         }
-        let id = self.random_uuid();
-        self.create_topic(OFFSETS_TOPIC, id, 1, 1, offsets_configs(), now)?;
-        self.find(OFFSETS_TOPIC, 0)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the offsets topic was created without a partition"))
+        let count = self.topics.get(OFFSETS_TOPIC).map_or(0, |topic| topic.partitions.len());
+        self.find(OFFSETS_TOPIC, partition_of(group, count)).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("the offsets topic lacks the partition of a group group={group}"))
+        })
     }
 
     /// Makes a topic; its name and configuration were checked.

@@ -41,6 +41,7 @@ use crate::{Error, Timestamp};
 
 use super::RequestId;
 use offsets::Committed;
+pub(super) use records::partition_of;
 use records::{Record, Stored};
 use state::{Group, Purpose, State, Waiter, Write};
 

@@ -47,6 +47,13 @@ pub(super) fn group_value(value: &GroupMetadataValue) -> Result<Bytes, ProtocolE
     value.to_versioned_bytes(GROUP_VALUE)
 }
 
+/// The partition of `__consumer_offsets` that holds a group's records, of so many: Kafka's choice, by Java's hash.
+pub(in crate::broker) fn partition_of(group: &str, partitions: usize) -> i32 {
+    let hash = group.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
+    let hash = hash.checked_abs().unwrap_or(0);
+    i32::try_from(partitions).ok().and_then(|partitions| hash.checked_rem(partitions)).unwrap_or(0)
+}
+
 /// Reads a record.
 ///
 /// # Errors

@@ -1587,6 +1587,19 @@ fn records_are_kafkas_to_the_byte() {
 }
 
 #[test]
+fn a_group_has_the_partition_that_kafka_gives_it() {
+    let check = |group, partitions, partition| assert_eq!(super::partition_of(group, partitions), partition, "{group}");
+    check("g", 50, 3);
+    check("test_group", 1, 0);
+    check("", 50, 0);
+    // The hashes of these are negative, the least that there is, and of two units for one character.
+    check("polygenelubricantt", 50, 47);
+    check("polygenelubricants", 50, 0);
+    check("\u{1f600}", 50, 49);
+    check("g", 0, 0);
+}
+
+#[test]
 fn records_that_are_not_understood_are_passed_over_or_refused() {
     let mut world = World::new();
     world.group("g", &[None, Some("a")]);
