@@ -84,7 +84,7 @@ impl Default for LogConfig {
         Self {
             segment_bytes: 1024 * 1024 * 1024,
             segment_ms: 7 * DAY_MS,
-            index_interval_bytes: segment::INDEX_INTERVAL_BYTES,
+            index_interval_bytes: 4096,
             segment_index_bytes: 10 * 1024 * 1024,
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
@@ -157,7 +157,7 @@ impl Log {
         checkpoints: Checkpoints,
         now: Timestamp,
     ) -> Result<(Self, Recovery)> {
-        let place = Place { device, dir: Arc::from(dir) };
+        let place = Place { device, dir: Arc::from(dir), index_interval_bytes: config.index_interval_bytes };
         Ok(recovery::open(place, config, checkpoints, now)?)
     }
 
@@ -193,6 +193,7 @@ impl Log {
 
     /// Takes other options from now on; what is written stays as it is.
     pub fn update_config(&mut self, config: LogConfig) {
+        self.place.index_interval_bytes = config.index_interval_bytes;
         self.config = config;
     }
 
@@ -631,7 +632,7 @@ impl Log {
 
     /// Takes into account a batch that is in the active segment now.
     fn note(&mut self, position: u64, header: &Header, marker: Option<Marker>) {
-        let interval = self.config.index_interval_bytes;
+        let interval = self.place.index_interval_bytes;
         let segment = self.segments.last_mut().expect("a log has a segment");
         let base = segment.base;
         segment.size = position + u64::from(header.size);
@@ -916,7 +917,7 @@ impl Log {
     /// Finds the end of the active segment, from its last index entry on.
     fn load_tail(&mut self) -> Result<(), LogError> {
         let place = &self.place;
-        let interval = self.config.index_interval_bytes;
+        let interval = self.place.index_interval_bytes;
         let segment = self.segments.last_mut().expect("a log has a segment");
         segment.is_active = true;
         let mut indexes = Indexes::clone(&*segment.indexes(place)?);

@@ -537,7 +537,7 @@ impl Walk {
     ) -> Result<(), LogError> {
         let marker = log.marker_at(at, position, header)?;
         let segment = &mut log.segments[at];
-        tail.note(segment.base, position, header, indexes, log.config.index_interval_bytes);
+        tail.note(segment.base, position, header, indexes, log.place.index_interval_bytes);
         if let Some(aborted) = note_producer(&mut log.producers, header, marker) {
             segment.aborted.push(aborted);
         }

@@ -25,6 +25,8 @@ const ENTRIES_PER_WRITE: usize = 512;
 pub(crate) struct Place {
     pub(crate) device: Arc<dyn Device>,
     pub(crate) dir: Arc<str>,
+    /// How far index entries lie apart.
+    pub(crate) index_interval_bytes: u64,
 }
 
 impl Place {
@@ -195,7 +197,7 @@ impl Segment {
             match scan.next(false).map_err(place.failed("reading a segment"))? {
                 Step::Batch(position, header) if header.base_offset >= next_offset => {
                     next_offset = header.next_offset();
-                    tail.note(self.base, position, &header, &mut indexes, INDEX_INTERVAL_BYTES);
+                    tail.note(self.base, position, &header, &mut indexes, place.index_interval_bytes);
                 }
                 Step::End => break,
                 Step::Batch(..) | Step::Damaged(..) => {
@@ -360,9 +362,6 @@ impl Segment {
         Ok(())
     }
 }
-
-/// Kafka's default; for indexes that are made anew.
-pub(crate) const INDEX_INTERVAL_BYTES: u64 = 4096;
 
 /// What is known besides of the segment that grows.
 #[derive(Debug, Default)]

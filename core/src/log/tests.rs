@@ -640,3 +640,672 @@ fn files_cut_emptied_zeroed_or_missing_give_right_data_or_an_error() {
         }
     }
 }
+
+// Reading.
+
+/// Four segments, a batch of three records a second.
+fn timed_log() -> (MemoryDevice, Log) {
+    let config = LogConfig { segment_bytes: 1500, index_interval_bytes: 200, ..config() };
+    let (device, mut log) = fresh(&config);
+    for number in 0..50 {
+        log.append(&[batch(3, NOW + number * 1000, "value")], 0, NOW).unwrap();
+    }
+    assert!(log.segments().len() >= 4);
+    (device, log)
+}
+
+#[test]
+fn a_read_begins_with_the_batch_that_holds_the_offset() {
+    let (_device, log) = timed_log();
+    for offset in 0..150 {
+        let slice = log.read(offset, 1, log.end(), true).unwrap();
+        assert_eq!(slice.first_offset(), offset / 3 * 3);
+        let found: Vec<Batch> = batches(slice.read().unwrap()).map(|batch| batch.unwrap()).collect();
+        assert_eq!((found.len(), found[0].base_offset()), (1, offset / 3 * 3));
+    }
+    assert!(log.read(150, 1000, log.end(), true).unwrap().is_empty());
+    for offset in [-1, 151] {
+        let error = log.read(offset, 1000, log.end(), true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    }
+}
+
+#[test]
+fn a_read_stops_at_its_bounds() {
+    let (_device, log) = timed_log();
+    let size = read_from(&log, 0)[0].size();
+    for upto in 0..150 {
+        let slice = log.read(3, 1 << 20, upto, true).unwrap();
+        let last = batches(slice.read().unwrap()).map(|batch| batch.unwrap().next_offset()).last();
+        match last {
+            None => assert!(upto < 6, "{upto}"),
+            Some(last) => assert!(last <= upto && (upto - last < 3 || last == log.segments[1].base), "{upto} {last}"),
+        }
+    }
+    assert!(log.read(0, size - 1, 150, false).unwrap().read().unwrap().len() < size);
+    assert_eq!(log.read(0, 0, 150, true).unwrap().len(), size);
+    assert_eq!(log.read(0, 0, 150, false).unwrap().len(), 0);
+    assert_eq!(log.read(0, size * 2 + 5, 150, false).unwrap().len(), size * 2 + 5);
+}
+
+#[test]
+fn a_slice_outlives_its_segment() {
+    let (_device, mut log) = timed_log();
+    let slice = log.read(0, 1000, log.end(), true).unwrap();
+    let before = slice.read().unwrap();
+    log.set_start(100).unwrap();
+    let removals = log.retain(NOW, log.end()).unwrap();
+    assert!(!removals.is_empty());
+    removals.into_iter().for_each(|removal| removal.run().unwrap());
+    assert_eq!(slice.read().unwrap(), before);
+    assert_eq!(log.read(0, 1000, log.end(), true).unwrap_err().kind(), ErrorKind::OutOfRange);
+}
+
+#[test]
+fn gaps_are_skipped() {
+    let config = LogConfig { segment_bytes: 300, index_interval_bytes: 50, ..config() };
+    let (device, mut log) = fresh(&config);
+    let copies: Vec<Batch> =
+        [0, 10, 11, 30, 47, 90, 1000].into_iter().map(|base| batch(2, NOW, "copy").stamped(base, 5)).collect();
+    let error = log.append_copy(&copies[..3], NOW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "the third one goes back: {error}");
+    assert_eq!((log.end(), log.epochs().latest()), (0, None));
+    let copies: Vec<Batch> = copies.into_iter().filter(|batch| batch.base_offset() != 11).collect();
+    log.append_copy(&copies, NOW).unwrap();
+    let check = |log: &Log| {
+        assert_eq!(drawn(log), "[0..2 e5][10..12 e5][30..32 e5][47..49 e5][90..92 e5][1000..1002 e5]");
+        for offset in 0..1001 {
+            let first = log.read(offset, 1 << 20, log.end(), true).unwrap().first_offset();
+            let expected = copies.iter().find(|batch| batch.last_offset() >= offset).unwrap().base_offset();
+            assert_eq!(first, expected, "offset={offset}");
+        }
+    };
+    check(&log);
+    assert_eq!(log.append_copy(&[batch(1, NOW, "x").stamped(1002, 4)], NOW).unwrap_err().kind(), ErrorKind::Invalid);
+    log.sync_point().run().unwrap();
+    let (mut log, recovery) = open(&device, &config, Checkpoints::default());
+    assert!(recovery.cut.is_none(), "{recovery}");
+    check(&log);
+    log.truncate(50).unwrap();
+    assert_eq!(drawn(&log), "[0..2 e5][10..12 e5][30..32 e5][47..49 e5]");
+    assert_eq!(log.end(), open(&device.crash(Loss::Nothing), &config, Checkpoints::default()).0.end());
+}
+
+#[test]
+fn offsets_that_do_not_fit_an_index_begin_a_segment() {
+    let (device, mut log) = fresh(&config());
+    let far = i64::from(i32::MAX) + 10;
+    for base in [far, far + 5, far * 3] {
+        log.append_copy(&[batch(2, NOW, "far").stamped(base, 0)], NOW).unwrap();
+    }
+    let bases: Vec<i64> = log.segments().map(|(base, _)| base).collect();
+    assert_eq!(bases, [far, far * 3]);
+    assert_eq!(log.start(), far, "an empty segment at 0 could not be kept");
+    let (other, recovery) = open(&device, &config(), Checkpoints::default());
+    assert_eq!((other.end(), drawn(&other)), (log.end(), drawn(&log)), "{recovery}");
+    let last = batch(1, NOW, "last").stamped(i64::MAX - 2, 0);
+    log.append_copy(&[last], NOW).unwrap();
+    assert_eq!(log.append(&[batch(1, NOW, "beyond")], 0, NOW).unwrap_err().kind(), ErrorKind::OutOfRange);
+}
+
+#[test]
+fn the_first_record_at_or_after_a_time_is_found() {
+    let (device, log) = timed_log();
+    let check = |log: &Log| {
+        for time in (NOW - 500..NOW + 51_000).step_by(250) {
+            // Record n of batch b has time b s + n ms.
+            let expected =
+                (0..150).map(|offset| (NOW + offset / 3 * 1000 + offset % 3, offset)).find(|(at, _)| *at >= time);
+            assert_eq!(log.offset_for_time(time, log.end()).unwrap(), expected);
+            let below = expected.filter(|(_, offset)| *offset < 70);
+            assert_eq!(log.offset_for_time(time, 70).unwrap(), below);
+        }
+        assert_eq!(log.max_timestamp().unwrap(), Some((NOW + 49_002, 149)));
+    };
+    check(&log);
+    let indexes: Vec<String> = device.files().into_keys().filter(|path| path.ends_with("index")).collect();
+    assert!(indexes.len() > 4, "{indexes:?}");
+    for index in indexes {
+        Device::remove(&device, &index).unwrap();
+    }
+    check(&open(&device, log.config(), Checkpoints::default()).0);
+}
+
+#[test]
+fn times_that_go_back_are_found_by_the_largest_before() {
+    let config = LogConfig { index_interval_bytes: 50, ..config() };
+    let (_device, mut log) = fresh(&config);
+    for time in [5, 9, 2, 7, 12, 1, 11, 9] {
+        log.append(&[batch(1, NOW + time, "v")], 0, NOW).unwrap();
+    }
+    let found = |time| log.offset_for_time(NOW + time, log.end()).unwrap().map(|(at, offset)| (at - NOW, offset));
+    let all: Vec<_> = [0, 5, 6, 9, 10, 12, 13].map(found).into();
+    assert_eq!(all, [Some((5, 0)), Some((5, 0)), Some((9, 1)), Some((9, 1)), Some((12, 4)), Some((12, 4)), None]);
+    assert_eq!(log.max_timestamp().unwrap(), Some((NOW + 12, 4)));
+    let (_device, log) = fresh(&config);
+    assert_eq!((log.max_timestamp().unwrap(), log.offset_for_time(0, 10).unwrap()), (None, None));
+}
+
+#[test]
+fn log_append_time_is_stamped_into_every_batch() {
+    let config = LogConfig { timestamp_type: TimestampType::LogAppendTime, ..config() };
+    let (_device, mut log) = fresh(&config);
+    let appended = log.append(&[batch(2, 5, "old")], 0, NOW).unwrap();
+    assert_eq!(appended.log_append_time, Some(NOW));
+    let batch = &read_from(&log, 0)[0];
+    assert_eq!((batch.timestamp_type(), batch.max_timestamp()), (TimestampType::LogAppendTime, NOW));
+    assert_eq!(log.offset_for_time(NOW, 2).unwrap(), Some((NOW, 0)));
+}
+
+// Indexes.
+
+#[test]
+fn an_index_that_points_beside_the_batches_is_made_anew() {
+    let (device, mut log) = timed_log();
+    let config = log.config().clone();
+    let right = read_from(&log, 0);
+    log.close().run().unwrap();
+    for suffix in [INDEX, TIME_INDEX] {
+        let base = log.segments[1].base;
+        let path = log.place.path(base, suffix);
+        let device = device.crash(Loss::Nothing);
+        let bytes = device.files()[&path].clone();
+        let entry = if suffix == INDEX { 8 } else { 12 };
+        assert!(bytes.len() >= 3 * entry);
+        // All entries moved by one, and yet in order.
+        let moved: Vec<u8> = bytes
+            .chunks(entry)
+            .flat_map(|entry| {
+                let (head, tail) = entry.split_at(entry.len() - 4);
+                let value = u32::from_be_bytes(tail.try_into().unwrap()) + 1;
+                [head, &value.to_be_bytes()].concat()
+            })
+            .collect();
+        device.overwrite(&path, moved);
+        let (log, recovery) = open(&device, &config, Checkpoints::CLEAN);
+        assert!(recovery.is_clean(), "what is old is looked at when it is used: {recovery}");
+        for batch in &right {
+            let slice = log.read(batch.base_offset(), 1, log.end(), true).unwrap();
+            assert_eq!(slice.read().unwrap(), batch.as_bytes());
+            let time = batch.base_timestamp();
+            assert_eq!(log.offset_for_time(time, log.end()).unwrap(), Some((time, batch.base_offset())));
+        }
+        assert_eq!(device.files()[&path], bytes, "{suffix}: and written again");
+    }
+}
+
+#[test]
+fn preallocated_indexes_of_kafka_end_at_their_zeroes() {
+    let (device, mut log) = timed_log();
+    let right = read_from(&log, 0);
+    log.close().run().unwrap();
+    let base = log.active().base;
+    for suffix in [INDEX, TIME_INDEX] {
+        let path = log.place.path(base, suffix);
+        let mut bytes = device.files()[&path].to_vec();
+        assert!(!bytes.is_empty());
+        bytes.resize(10 * 1024 * 1024 / 12 * 12, 0);
+        device.overwrite(&path, bytes);
+    }
+    let (mut log, recovery) = open(&device, log.config(), Checkpoints::CLEAN);
+    assert!(recovery.is_clean(), "{recovery}");
+    assert_eq!(read_from(&log, 0), right);
+    log.append(&[batch(1, NOW, "more")], 0, NOW).unwrap();
+    log.close().run().unwrap();
+    assert!(device.files().iter().all(|(path, bytes)| path.ends_with(".log") || bytes.len() < 1000));
+}
+
+#[test]
+fn index_entries_stand_as_kafka_writes_them() {
+    let config = LogConfig { index_interval_bytes: 100, ..config() };
+    let (device, mut log) = fresh(&config);
+    for number in 0..4 {
+        log.append(&[batch(2, NOW + number * 10, "value")], 0, NOW).unwrap();
+    }
+    let size = read_from(&log, 0)[0].size() as u32;
+    assert!(size < 100 && size * 2 > 100);
+    log.close().run().unwrap();
+    let read = |suffix| device.files()[&log.place.path(0, suffix)].to_vec();
+    // The third batch is the first behind more than 100 bytes: its last offset and position.
+    let entry = [5_u32.to_be_bytes(), (2 * size).to_be_bytes()].concat();
+    assert_eq!(read(INDEX), entry);
+    // The largest time up to there, and at the end the largest of all.
+    let times = [(NOW + 21, 5_u32), (NOW + 31, 7)]
+        .map(|(time, offset)| [&time.to_be_bytes()[..], &offset.to_be_bytes()].concat());
+    assert_eq!(read(TIME_INDEX), times.concat());
+}
+
+// Segments come and go.
+
+#[test]
+fn a_segment_spans_no_more_time_than_it_may() {
+    let config = LogConfig { segment_ms: 10_000, ..config() };
+    let (_device, mut log) = fresh(&config);
+    for second in [0, 5, 10, 11, 3, 22] {
+        log.append(&[batch(1, NOW + second * 1000, "v")], 0, NOW).unwrap();
+    }
+    let bases: Vec<i64> = log.segments().map(|(base, _)| base).collect();
+    assert_eq!(bases, [0, 3, 5]);
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_is_refused_and_a_copy_of_one_is_not() {
+    let config = LogConfig { segment_bytes: 500, ..config() };
+    let (_device, mut log) = fresh(&config);
+    let large = batch(100, NOW, "large");
+    assert_eq!(log.append(&[large.clone()], 0, NOW).unwrap_err().kind(), ErrorKind::Invalid);
+    log.append_copy(&[batch(1, NOW, "a").stamped(0, 0), large.stamped(1, 0), batch(1, NOW, "z").stamped(101, 0)], NOW)
+        .unwrap();
+    assert_eq!(log.segments().map(|(base, _)| base).collect::<Vec<_>>(), [0, 1, 101]);
+}
+
+#[test]
+fn retention_takes_whole_segments_that_are_old_or_too_much() {
+    let by_time = LogConfig { retention_ms: Some(20_000), ..timed_log().1.config().clone() };
+    let by_size = LogConfig { retention_bytes: Some(2_500), ..timed_log().1.config().clone() };
+    for (config, is_time) in [(by_time, true), (by_size, false)] {
+        let (device, mut log) = timed_log();
+        log.update_config(config.clone());
+        let now = NOW + 50_000;
+        assert!(log.retain(now, 0).unwrap().is_empty(), "nothing above the high watermark");
+        let removals = log.retain(now, log.end()).unwrap();
+        let first = log.segments().next().unwrap().0;
+        assert_eq!(log.start(), first);
+        assert!(first > 0 && log.epochs().start_of(0) == Some(first));
+        if is_time {
+            let oldest = log.segments[0].largest(&log.place).unwrap().unwrap().0;
+            assert!(now - oldest <= 20_000);
+        } else {
+            // As Kafka does: what is left is at least the limit.
+            assert!(log.size_bytes() >= 2_500 && log.size_bytes() - log.segments[0].size < 2_500);
+        }
+        removals.into_iter().for_each(|removal| removal.run().unwrap());
+        assert!(device.files().keys().filter(|path| path.ends_with(".log")).count() == log.segments().len());
+        assert!(log.retain(now, log.end()).unwrap().is_empty());
+        let (log, _) = open(&device, &config, Checkpoints::default());
+        assert_eq!(log.start(), first);
+    }
+}
+
+#[test]
+fn a_log_whose_records_are_all_too_old_ends_empty_at_its_end() {
+    let (device, mut log) = timed_log();
+    log.update_config(LogConfig { retention_ms: Some(1), ..log.config().clone() });
+    log.retain(NOW + 100_000, log.end()).unwrap().into_iter().for_each(|removal| removal.run().unwrap());
+    assert_eq!((log.start(), log.end(), log.size_bytes()), (150, 150, 0));
+    let (log, _) = open(&device, log.config(), Checkpoints::default());
+    assert_eq!((log.start(), log.end()), (150, 150));
+}
+
+#[test]
+fn deleted_records_are_out_of_reach_at_once() {
+    let (device, mut log) = timed_log();
+    log.set_start(70).unwrap();
+    assert_eq!(log.set_start(151).unwrap_err().kind(), ErrorKind::OutOfRange);
+    log.set_start(30).unwrap();
+    assert_eq!(log.start(), 70);
+    assert_eq!(log.read(69, 100, log.end(), true).unwrap_err().kind(), ErrorKind::OutOfRange);
+    assert_eq!(log.offset_for_time(0, log.end()).unwrap(), Some((NOW + 23_001, 70)));
+    let before = log.segments().len();
+    log.retain(NOW, log.end()).unwrap().into_iter().for_each(|removal| removal.run().unwrap());
+    assert!(log.segments().len() < before && log.segments().next().unwrap().0 <= 70);
+    let (log, _) = open(&device, log.config(), Checkpoints { start: 70, recovery_point: 0 });
+    assert_eq!((log.start(), log.end()), (70, 150));
+    let (log, _) = open(&device, log.config(), Checkpoints { start: 500, recovery_point: 0 });
+    assert_eq!((log.start(), log.end()), (500, 500), "the end never lies below the start");
+}
+
+#[test]
+fn truncation_keeps_whole_batches_and_forgets_their_leaders() {
+    let right: Vec<Batch> = read_from(&timed_log().1, 0);
+    for to in (0..152).rev() {
+        let (device, mut log) = timed_log();
+        log.truncate(to).unwrap();
+        let end = (to / 3 * 3).min(150);
+        assert_eq!((log.end(), read_from(&log, 0).len() as i64), (end, end / 3), "to={to}");
+        log.append(&[batch(2, NOW, "after")], 9, NOW).unwrap();
+        assert_eq!(log.epochs().start_of(9), Some(end));
+        let (other, recovery) = open(&device, log.config(), Checkpoints::default());
+        assert_eq!(read_from(&other, 0)[..(end / 3) as usize], right[..(end / 3) as usize], "to={to} {recovery}");
+        assert_eq!(other.end(), end + 2);
+        log.truncate(end).unwrap();
+        assert_eq!(log.epochs().latest(), (end > 0).then_some(0));
+    }
+}
+
+#[test]
+fn truncation_below_the_first_segment_starts_the_log_there() {
+    let (device, mut log) = timed_log();
+    log.set_start(100).unwrap();
+    log.retain(NOW, log.end()).unwrap().into_iter().for_each(|removal| removal.run().unwrap());
+    log.truncate(7).unwrap();
+    assert_eq!((log.start(), log.end(), log.segments().len()), (7, 7, 1));
+    log.append(&[batch(2, NOW, "after")], 1, NOW).unwrap();
+    let (log, _) = open(&device, log.config(), Checkpoints::default());
+    assert_eq!(drawn(&log), "[7..9 e1]");
+}
+
+#[test]
+fn a_reset_log_starts_and_ends_where_it_is_told() {
+    for start in [0, 50, 1_000_000] {
+        let (device, mut log) = timed_log();
+        log.reset(start).unwrap();
+        assert_eq!((log.start(), log.end(), log.epochs().latest()), (start, start, None));
+        log.append_copy(&[batch(2, NOW, "copy").stamped(start, 3)], NOW).unwrap();
+        let (log, _) = open(&device, log.config(), Checkpoints::default());
+        assert_eq!(drawn(&log), format!("[{start}..{} e3]", start + 2));
+    }
+}
+
+#[test]
+fn an_older_leader_is_refused() {
+    let (_device, mut log) = fresh(&config());
+    log.assign_epoch(5).unwrap();
+    assert_eq!(log.append(&[batch(1, NOW, "old")], 4, NOW).unwrap_err().kind(), ErrorKind::Invalid);
+    log.append(&[batch(1, NOW, "new")], 5, NOW).unwrap();
+}
+
+#[test]
+fn an_epoch_outlives_a_crash_before_its_first_batch() {
+    let (device, mut log) = fresh(&config());
+    log.append(&[batch(1, NOW, "a")], 0, NOW).unwrap();
+    log.sync_point().run().unwrap();
+    log.assign_epoch(3).unwrap();
+    let (log, _) = open(&device.crash(Loss::Unsynced), &config(), Checkpoints::default());
+    assert_eq!((log.end(), log.epochs().latest()), (1, Some(3)));
+}
+
+#[test]
+fn batches_behind_damage_are_kept_in_quarantine() {
+    let config = LogConfig { segment_bytes: 400, ..config() };
+    let (device, mut log) = fresh(&config);
+    for _ in 0..12 {
+        log.append(&[batch(2, NOW, "value")], 0, NOW).unwrap();
+    }
+    let (right, bases) = (read_from(&log, 0), log.segments().map(|(base, _)| base).collect::<Vec<_>>());
+    let size = right[0].size() as u64;
+    assert!(bases.len() == 3, "{bases:?}");
+    log.sync_point().run().unwrap();
+    let path = log.place.path(bases[1], LOG);
+    device.flip(&path, size + 70, 1).unwrap();
+    let (log, recovery) = open(&device, &config, Checkpoints::default());
+    assert_eq!(log.end(), bases[1] + 2);
+    let cut = recovery.cut.as_ref().unwrap();
+    assert_eq!((cut.segment, cut.position, cut.reason), (bases[1], size, Damage::Checksum));
+    assert_eq!(cut.bytes, (11 - bases[1] as u64 / 2) * size);
+    let kept: Vec<String> = [1, 2].map(|at| format!("{:020}.quarantine", bases[at])).into();
+    assert_eq!(cut.quarantined, kept);
+    assert_eq!(
+        recovery.to_string(),
+        format!(
+            "cut {} bytes at segment={:020} position={size} (checksum differs), valid batches kept in {} and {} end={}",
+            cut.bytes,
+            bases[1],
+            kept[0],
+            kept[1],
+            bases[1] + 2
+        )
+    );
+    let bytes = kept.iter().flat_map(|name| device.files()[&format!("{DIR}/{name}")].to_vec()).collect::<Vec<u8>>();
+    let all: Vec<u8> =
+        right[(bases[1] / 2 + 1) as usize..].iter().flat_map(|batch| batch.as_bytes().to_vec()).collect();
+    assert_eq!(bytes.len(), all.len());
+    assert_eq!(bytes[size as usize..], all[size as usize..], "every byte but the flipped one's batch");
+}
+
+#[test]
+fn damage_below_the_recovery_point_costs_one_batch() {
+    let config = LogConfig { segment_bytes: 400, ..config() };
+    let (device, mut log) = fresh(&config);
+    for _ in 0..12 {
+        log.append(&[batch(2, NOW, "value")], 0, NOW).unwrap();
+    }
+    log.sync_point().run().unwrap();
+    let right = read_from(&log, 0);
+    // Its length, so that nobody finds the next one by it.
+    device.flip(&log.place.path(0, LOG), right[0].size() as u64 + 9, 0x40).unwrap();
+    Device::remove(&device, &log.place.path(0, SNAPSHOT)).ok();
+    Device::remove(&device, &log.place.in_dir(Epochs::FILE)).unwrap();
+    let (log, recovery) = open(&device, &config, Checkpoints { start: 0, recovery_point: log.end() });
+    assert_eq!((log.end(), recovery.damaged.len()), (24, 1), "{recovery}");
+    for (at, batch) in right.iter().enumerate() {
+        let read = log.read(batch.base_offset(), 1, log.end(), true).and_then(|slice| slice.read());
+        match at {
+            1 => assert_eq!(read.unwrap_err().kind(), ErrorKind::Corrupt),
+            _ => assert_eq!(read.unwrap(), batch.as_bytes()),
+        }
+    }
+}
+
+#[test]
+fn messages_of_old_formats_are_refused_and_not_cut() {
+    let (device, log) = fresh(&config());
+    let mut message = vec![1, 0]; // format 1, no attributes
+    message.extend_from_slice(&NOW.to_be_bytes());
+    message.extend_from_slice(&(-1_i32).to_be_bytes());
+    message.extend_from_slice(&5_i32.to_be_bytes());
+    message.extend_from_slice(b"value");
+    let mut crc = flate2::Crc::new();
+    crc.update(&message);
+    let mut bytes = 0_i64.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&(message.len() as i32 + 4).to_be_bytes());
+    bytes.extend_from_slice(&crc.sum().to_be_bytes());
+    bytes.extend_from_slice(&message);
+    bytes.resize(100, 0);
+    device.overwrite(&log.place.path(0, LOG), bytes.clone());
+    let opened = Log::open(Arc::new(device.clone()), DIR, config(), Checkpoints::default(), NOW);
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(device.files()[&log.place.path(0, LOG)], bytes);
+}
+
+// Leader epochs.
+
+#[test]
+fn histories_part_where_an_epoch_ends() {
+    let mut epochs = Epochs::default();
+    assert_eq!(epochs.end_offset_for(0, 10), None);
+    for (epoch, start) in [(1, 5), (3, 10), (4, 10), (7, 20)] {
+        assert!(epochs.assign(epoch, start));
+    }
+    assert!(!epochs.assign(7, 30) && !epochs.assign(2, 40), "an epoch begins once, and none goes back");
+    let ends: Vec<_> = (0..9).map(|epoch| epochs.end_offset_for(epoch, 33)).collect();
+    let expected = [
+        Some((0, 5)),
+        Some((1, 10)),
+        Some((1, 10)),
+        Some((1, 10)),
+        Some((4, 20)),
+        Some((4, 20)),
+        Some((4, 20)),
+        Some((7, 33)),
+        None,
+    ];
+    assert_eq!(ends, expected, "3 wrote nothing");
+    assert_eq!(epochs.to_text(), "0\n3\n1 5\n4 10\n7 20\n");
+    assert_eq!(Epochs::from_text(epochs.to_text().as_bytes()), Some(epochs.clone()));
+    epochs.truncate_from_start(12);
+    assert_eq!(epochs.to_text(), "0\n2\n4 12\n7 20\n");
+    epochs.truncate_from_end(20);
+    assert_eq!(epochs.to_text(), "0\n1\n4 12\n");
+    for text in
+        ["", "1\n0\n", "0\n1\n", "0\n1\n4\n", "0\n2\n4 12\n4 13\n", "0\n2\n4 12\n5 11\n", "0\n1\n-1 5\n", "0\nx\n"]
+    {
+        assert_eq!(Epochs::from_text(text.as_bytes()), None, "{text:?}");
+    }
+}
+
+// Producers.
+
+/// Producer 7's batch of `count` records.
+fn by_producer(epoch: i16, sequence: i32, count: i32) -> Batch {
+    produced(count, NOW, "p", ProducerFields { producer_id: 7, producer_epoch: epoch, base_sequence: sequence }, false)
+}
+
+/// Appends it if the log accepts it, and says what the log says.
+fn offer(log: &mut Log, batch: &Batch) -> String {
+    match log.producers().check(batch) {
+        Ok(Checked::Accept) => {
+            let appended = log.append(&[batch.clone()], 0, NOW).unwrap();
+            format!("at {}", appended.base_offset)
+        }
+        Ok(Checked::Duplicate { base_offset, .. }) => format!("is at {base_offset}"),
+        Err(error) => error.code().name().to_owned(),
+    }
+}
+
+#[test]
+fn a_producers_batches_go_in_once_and_in_order() {
+    let (_device, mut log) = fresh(&config());
+    let script = [
+        // An unknown producer may begin anywhere: what was before may have been deleted.
+        (0, 10, 2, "at 0"),
+        (0, 10, 2, "is at 0"),
+        (0, 13, 1, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        (0, 11, 1, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        (0, 12, 1, "at 2"),
+        (0, 13, 1, "at 3"),
+        (0, 14, 1, "at 4"),
+        (0, 15, 1, "at 5"),
+        (0, 10, 2, "is at 0"),
+        (0, 16, 1, "at 6"),
+        // Five are known, and the first is none of them any more.
+        (0, 10, 2, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        (0, 12, 1, "is at 2"),
+        (0, 12, 5, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        // A new life begins with 0 and ends the old one.
+        (1, 17, 1, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        (1, 0, 3, "at 7"),
+        (0, 17, 1, "INVALID_PRODUCER_EPOCH"),
+        (0, 16, 1, "INVALID_PRODUCER_EPOCH"),
+        (1, 0, 3, "is at 7"),
+        (1, 3, 1, "at 10"),
+    ];
+    for (step, (epoch, sequence, count, expected)) in script.into_iter().enumerate() {
+        assert_eq!(offer(&mut log, &by_producer(epoch, sequence, count)), expected, "step {step}");
+    }
+}
+
+#[test]
+fn sequences_go_on_with_zero_after_the_largest() {
+    let (_device, mut log) = fresh(&config());
+    let last = i32::MAX;
+    assert_eq!(offer(&mut log, &by_producer(0, last - 3, 2)), "at 0");
+    assert_eq!(offer(&mut log, &by_producer(0, last - 1, 4)), "at 2");
+    assert_eq!(offer(&mut log, &by_producer(0, last - 1, 4)), "is at 2");
+    assert_eq!(offer(&mut log, &by_producer(0, 3, 1)), "OUT_OF_ORDER_SEQUENCE_NUMBER");
+    assert_eq!(offer(&mut log, &by_producer(0, 2, 1)), "at 6");
+}
+
+#[test]
+fn producers_are_known_after_every_kind_of_open() {
+    let config = LogConfig { segment_bytes: 500, ..config() };
+    let (device, mut log) = fresh(&config);
+    for sequence in 0..20 {
+        assert_eq!(offer(&mut log, &by_producer(0, sequence, 1)), format!("at {sequence}"));
+    }
+    let crashed = device.crash(Loss::Nothing);
+    log.close().run().unwrap();
+    let without: MemoryDevice = crashed.crash(Loss::Nothing);
+    for path in without.files().into_keys().filter(|path| !path.ends_with(".log")) {
+        Device::remove(&without, &path).unwrap();
+    }
+    for (device, checkpoints) in
+        [(device, Checkpoints::CLEAN), (crashed, Checkpoints::default()), (without, Checkpoints::CLEAN)]
+    {
+        let (mut log, _) = open(&device, &config, checkpoints);
+        assert_eq!(offer(&mut log, &by_producer(0, 19, 1)), "is at 19");
+        assert_eq!(offer(&mut log, &by_producer(0, 21, 1)), "OUT_OF_ORDER_SEQUENCE_NUMBER");
+        assert_eq!(offer(&mut log, &by_producer(0, 20, 1)), "at 20");
+        log.truncate(15).unwrap();
+        assert_eq!(offer(&mut log, &by_producer(0, 20, 1)), "OUT_OF_ORDER_SEQUENCE_NUMBER");
+        assert_eq!(offer(&mut log, &by_producer(0, 15, 1)), "at 15");
+    }
+}
+
+#[test]
+fn producers_that_write_nothing_are_forgotten() {
+    let (device, mut log) = fresh(&config());
+    offer(&mut log, &by_producer(0, 5, 1));
+    let day = log.config().producer_expiration_ms;
+    let _ = log.retain(NOW + day - 1, log.end()).unwrap();
+    assert_eq!(log.producers().len(), 1);
+    let _ = log.retain(NOW + day, log.end()).unwrap();
+    assert!(log.producers().is_empty());
+    assert_eq!(offer(&mut log, &by_producer(0, 99, 1)), "at 1");
+    log.close().run().unwrap();
+    let device: Arc<dyn Device> = Arc::new(device);
+    let (log, _) = Log::open(device, DIR, config(), Checkpoints::CLEAN, NOW + day).unwrap();
+    assert!(log.producers().is_empty());
+}
+
+#[test]
+fn open_and_aborted_transactions_are_known_to_readers_of_committed_data() {
+    let config = LogConfig { segment_bytes: 400, ..config() };
+    let (device, mut log) = fresh(&config);
+    let data = |id, sequence| {
+        produced(1, NOW, "t", ProducerFields { producer_id: id, producer_epoch: 0, base_sequence: sequence }, true)
+    };
+    let mut append = |batch: Batch| log.append(&[batch], 0, NOW).unwrap().base_offset;
+    assert_eq!(append(batch(1, NOW, "plain")), 0);
+    assert_eq!((append(data(1, 0)), append(data(2, 0)), append(data(1, 1))), (1, 2, 3));
+    assert_eq!(append(marker_batch(1, 0, ControlType::Abort)), 4);
+    assert_eq!(append(data(1, 2)), 5);
+    assert_eq!(append(marker_batch(2, 0, ControlType::Commit)), 6);
+    assert_eq!(append(marker_batch(1, 0, ControlType::Abort)), 7);
+    assert_eq!(append(data(3, 0)), 8);
+    // An end of nothing is no transaction.
+    assert_eq!(append(marker_batch(4, 0, ControlType::Abort)), 9);
+    assert!(log.segments().len() > 1);
+    let check = |log: &Log| {
+        let stable: Vec<i64> = (0..=10).map(|high_watermark| log.last_stable_offset(high_watermark)).collect();
+        // A transaction is over for readers when its end is below the high watermark.
+        assert_eq!(stable, [0, 1, 1, 1, 1, 2, 2, 5, 8, 8, 8]);
+        let aborted =
+            |from, upto| log.aborted(from, upto).iter().map(|a| (a.producer_id, a.first_offset)).collect::<Vec<_>>();
+        assert_eq!(aborted(0, 10), [(1, 1), (1, 5)]);
+        assert_eq!(aborted(0, 5), [(1, 1)]);
+        assert_eq!(aborted(5, 10), [(1, 5)]);
+        assert_eq!(aborted(8, 10), []);
+        let last_stable: Vec<i64> = log.aborted(0, 10).iter().map(|aborted| aborted.last_stable_offset).collect();
+        assert_eq!(last_stable, [2, 8]);
+        let wrong =
+            produced(1, NOW, "w", ProducerFields { producer_id: 3, producer_epoch: 0, base_sequence: 1 }, false);
+        assert_eq!(log.producers().check(&wrong).unwrap_err().code().name(), "INVALID_TXN_STATE");
+        let fenced = log.producers().check_marker(1, 0, -1).unwrap_err();
+        assert_eq!(fenced.code().name(), "TRANSACTION_COORDINATOR_FENCED");
+    };
+    check(&log);
+    let crashed = device.crash(Loss::Nothing);
+    let (reopened, _) = open(&crashed, &config, Checkpoints::default());
+    check(&reopened);
+    log.close().run().unwrap();
+    let (log, _) = open(&device, &config, Checkpoints::CLEAN);
+    assert_eq!(log.last_stable_offset(10), 8);
+    assert_eq!(log.aborted(0, 10).len(), 2);
+}
+
+#[test]
+fn a_snapshot_has_kafkas_bytes() {
+    let mut producers = Producers::default();
+    let batch = produced(3, NOW, "x", ProducerFields { producer_id: 9, producer_epoch: 2, base_sequence: 4 }, true);
+    assert!(note_producer(&mut producers, &Header::of(&batch, 100, 0), None).is_none());
+    let bytes = producers.to_snapshot();
+    let mut expected = vec![0, 0, 0, 1];
+    expected.extend_from_slice(&9_i64.to_be_bytes());
+    expected.extend_from_slice(&2_i16.to_be_bytes());
+    expected.extend_from_slice(&6_i32.to_be_bytes()); // last sequence
+    expected.extend_from_slice(&102_i64.to_be_bytes()); // last offset
+    expected.extend_from_slice(&2_i32.to_be_bytes()); // offset delta
+    expected.extend_from_slice(&(NOW + 2).to_be_bytes());
+    expected.extend_from_slice(&(-1_i32).to_be_bytes()); // coordinator epoch
+    expected.extend_from_slice(&100_i64.to_be_bytes()); // transaction start
+    assert_eq!(bytes[..2], [0, 1]);
+    assert_eq!(bytes[2..6], crc32c::crc32c(&expected).to_be_bytes());
+    assert_eq!(bytes[6..], expected);
+    let read = Producers::from_snapshot(&bytes, NOW, 1).unwrap();
+    assert_eq!(read.to_snapshot(), bytes);
+    assert_eq!(read.first_unstable_offset(1000), Some(100));
+    for len in 0..bytes.len() {
+        assert!(Producers::from_snapshot(&bytes[..len], NOW, 1).is_none());
+    }
+}
