@@ -39,13 +39,13 @@ test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
 	@$(phase) "interoperability tests" $(pytest) tests/interop $(TESTS)
 
 test-wasm: ## the wasm package, in Node.js
-	@if [ -d wasm ]; then $(phase) "wasm package" scripts/build-wasm && $(phase) "wasm tests" scripts/test-wasm; else echo "test-wasm: there is no wasm/ yet"; fi
+	@if [ -x scripts/wasm ]; then $(phase) "wasm package, for tests" scripts/wasm && $(phase) "wasm tests" node --test tests/wasm/; else echo "test-wasm: there is no scripts/wasm yet"; fi
 
 test-examples: ## each example, as a user runs it
 	@if [ -x examples/run ]; then $(PYTHON) scripts/venv examples && $(phase) "examples" examples/run; else echo "test-examples: there is no examples/run yet"; fi
 
-wasm: ## wasm/pkg, the npm package's modules
-	@$(phase) "wasm package" scripts/build-wasm
+wasm: ## wasm/pkg, from where `npm install ./wasm` takes the npm package
+	@if [ -x scripts/wasm ]; then $(phase) "wasm package" scripts/wasm --release; else echo "wasm: there is no scripts/wasm yet"; fi
 
 lint: ## formatting, lints, types, generated files
 	@scripts/lint
@@ -61,5 +61,5 @@ bench: ## measure against other clients and brokers, in the same run
 	@if [ -x tests/bench/run ]; then $(phase) "benchmarks" tests/bench/run; else echo "bench: there is no tests/bench/run yet"; fi
 
 clean: ## what the targets here made, but not the cache
-	rm -rf target .venv wasm/pkg wasm/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf target .venv wasm/pkg wasm/build wasm/node_modules .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
