@@ -152,7 +152,7 @@ impl Check<'_> {
         let read = self.repository.topic(topic).await;
         let (manifest, mut found) = self.read(read, None, None)?;
         for reference in manifest.iter().flat_map(|manifest| &manifest.partitions) {
-            let partition = TopicPartition::new(&topic.topic, reference.partition);
+            let partition = TopicPartition::new(topic.topic.as_str(), reference.partition);
             found.extend(self.partition(&partition, reference, topic).await?);
         }
         self.seen.insert(topic.manifest.name, found.clone());

@@ -87,7 +87,7 @@ impl SnapshotSource {
     }
 
     fn reference(&self, partition: &TopicPartition) -> Result<(&TopicManifest, &PartitionReference)> {
-        let topic = self.topics.get(&partition.topic);
+        let topic = self.topics.get(&*partition.topic);
         topic
             .and_then(|topic| {
                 let index = topic.partitions.binary_search_by_key(&partition.partition, |known| known.partition);

@@ -125,7 +125,7 @@ pub async fn backup(
         keeps_history: options.keep_history,
     };
     let mut recording = Recording::new(repository, recording_options, &topics, |partition| {
-        let topic = &known.topics.get(&partition.topic)?.manifest;
+        let topic = &known.topics.get(&*partition.topic)?.manifest;
         let index = topic.partitions.binary_search_by_key(&partition.partition, |known| known.partition);
         Some(topic.partitions[index.ok()?].clone())
     });
@@ -328,7 +328,7 @@ async fn put_unless<M: Manifest>(
 /// What a person should know of how a partition was copied.
 fn notes_on(copied: &PartitionCopied) -> Vec<Note> {
     let TopicPartition { topic, partition } = &copied.partition;
-    let note = |text| Note { topic: topic.clone(), partition: Some(*partition), text };
+    let note = |text| Note { topic: topic.to_string(), partition: Some(*partition), text };
     let hole = copied
         .hole
         .map(|hole| note(format!("offsets {}..{} are missing: the source no longer had them", hole.start, hole.end)));
@@ -353,11 +353,12 @@ async fn groups_manifest(
             let mut offset = committed.offset;
             if offset > end {
                 let text = format!("group {} had committed {offset}, beyond the cut; kept as {end}", group.group);
-                notes.push(Note { topic: topic.clone(), partition: Some(partition), text });
+                notes.push(Note { topic: topic.to_string(), partition: Some(partition), text });
                 offset = end;
             }
             let metadata = committed.metadata;
-            offsets.push(GroupOffset { topic, partition, offset, leader_epoch: committed.leader_epoch, metadata });
+            let (topic, leader_epoch) = (topic.to_string(), committed.leader_epoch);
+            offsets.push(GroupOffset { topic, partition, offset, leader_epoch, metadata });
         }
         offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         offsets.dedup_by(|a, b| (&a.topic, a.partition) == (&b.topic, b.partition));
@@ -375,7 +376,7 @@ async fn clean_up(repository: &Repository, recording: &Recording<'_>, pending: V
     for (path, page) in pending {
         let mut is_behind = true;
         for object in &page.objects {
-            let partition = TopicPartition::new(&object.topic, object.partition);
+            let partition = TopicPartition::new(object.topic.as_str(), object.partition);
             let end = recording.end(&partition, object.topic_id).await;
             is_behind &= end.is_some_and(|end| end >= object.object.end);
         }

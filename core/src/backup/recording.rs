@@ -125,7 +125,7 @@ impl<'a> Recording<'a> {
     pub(super) async fn take_over(&mut self, pages: &[(String, PendingManifest)]) -> Result<()> {
         let mut found: HashMap<TopicPartition, Vec<&PendingObject>> = HashMap::new();
         for object in pages.iter().flat_map(|(_, page)| &page.objects) {
-            let partition = TopicPartition::new(&object.topic, object.partition);
+            let partition = TopicPartition::new(object.topic.as_str(), object.partition);
             if let Some(recorded) = self.partitions.get_mut(&partition)
                 && recorded.get_mut().topic_id == object.topic_id
                 && (!object.topic_id.is_nil() || object.cluster_id == self.options.cluster_id)
@@ -197,7 +197,7 @@ impl<'a> Recording<'a> {
     pub(super) async fn seal_topic(&self, topic: &Topic) -> Result<Vec<RecordedPartition>> {
         stream::iter(0..topic.partitions.len())
             .map(|index| {
-                let partition = TopicPartition::new(&topic.name, index as i32);
+                let partition = TopicPartition::new(topic.name.as_str(), index as i32);
                 async move { self.seal_partition(&partition, &topic.partitions[index]).await }.boxed()
             })
             .buffered(PUTS)
@@ -253,7 +253,7 @@ impl<'a> Recording<'a> {
             let page = PageManifest {
                 format: FORMAT,
                 kind: Kind::Page,
-                topic: partition.topic.clone(),
+                topic: partition.topic.to_string(),
                 topic_id: recorded.topic_id,
                 partition: partition.partition,
                 objects: std::mem::replace(&mut objects, rest),
@@ -265,7 +265,7 @@ impl<'a> Recording<'a> {
         let manifest = PartitionManifest {
             format: FORMAT,
             kind: Kind::Partition,
-            topic: partition.topic.clone(),
+            topic: partition.topic.to_string(),
             topic_id: recorded.topic_id,
             partition: partition.partition,
             start: bounds.start,
@@ -312,7 +312,7 @@ impl<'a> Recording<'a> {
         let object = Object { name: self.repository.put_object(parts).await?, ..object };
         let pending = PendingObject {
             cluster_id: self.options.cluster_id.clone(),
-            topic: partition.topic.clone(),
+            topic: partition.topic.to_string(),
             topic_id: recorded.topic_id,
             partition: partition.partition,
             after: recorded.end.map(|end| end.end),

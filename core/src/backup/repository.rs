@@ -454,7 +454,7 @@ impl Repository {
         let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
         let manifest: PartitionManifest = self.get_manifest(reference.manifest, &place).await?;
         let totals = manifest.totals();
-        let fits = manifest.topic == partition.topic
+        let fits = *manifest.topic == *partition.topic
             && manifest.topic_id == topic_id
             && manifest.partition == partition.partition
             && (manifest.start, manifest.end) == (reference.start, reference.end)
@@ -473,7 +473,7 @@ impl Repository {
     ) -> Result<PageManifest> {
         let place = Place::partition(&partition.topic, partition.partition, reference.start..reference.end);
         let manifest: PageManifest = self.get_manifest(reference.page, &place).await?;
-        let fits = manifest.topic == partition.topic
+        let fits = *manifest.topic == *partition.topic
             && manifest.topic_id == topic_id
             && manifest.partition == partition.partition
             && manifest.reference(reference.page) == *reference;

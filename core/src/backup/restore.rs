@@ -84,7 +84,7 @@ async fn check_ends(source: &SnapshotSource, target: &dyn LocalLogs, assignments
     let ends = target.log_ends(&partitions).await?;
     for (assignment, found) in assignments.iter().zip(ends) {
         let Assignment { partition, bounds, .. } = assignment;
-        let topic = source.manifests().get(&partition.topic);
+        let topic = source.manifests().get(&*partition.topic);
         let last = topic.and_then(|topic| topic.partitions.get(partition.partition as usize)?.last);
         // Where compaction took the last records the end is above the last batch's.
         let least = last.map_or(bounds.start, |last| last.base_offset + 1).max(bounds.start);

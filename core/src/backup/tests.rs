@@ -608,7 +608,7 @@ fn manifests() -> Vec<(Kind, Vec<u8>)> {
     let page = PageManifest {
         format: FORMAT,
         kind: Kind::Page,
-        topic: partition.topic.clone(),
+        topic: partition.topic.to_string(),
         topic_id: partition.topic_id,
         partition: 0,
         objects: partition.objects.clone(),
@@ -619,7 +619,7 @@ fn manifests() -> Vec<(Kind, Vec<u8>)> {
         time: 0,
         objects: vec![PendingObject {
             cluster_id: None,
-            topic: partition.topic.clone(),
+            topic: partition.topic.to_string(),
             topic_id: partition.topic_id,
             partition: 0,
             after: None,

@@ -146,10 +146,10 @@ impl LocalLogs for Embedded {
                         committed_leader_epoch: -1,
                         committed_metadata: Some(committed.metadata.clone()),
                     };
-                    match topics.iter_mut().find(|topic| topic.name == committed.partition.topic) {
+                    match topics.iter_mut().find(|topic| *topic.name == *committed.partition.topic) {
                         Some(topic) => topic.partitions.push(partition),
                         None => topics.push(OffsetCommitRequestTopic {
-                            name: committed.partition.topic.clone(),
+                            name: committed.partition.topic.to_string(),
                             partitions: vec![partition],
                             ..OffsetCommitRequestTopic::default()
                         }),

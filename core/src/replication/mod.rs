@@ -30,30 +30,9 @@ use uuid::Uuid;
 use crate::record::{Batch, RecordError};
 use crate::{Error, ErrorKind, Result};
 
+pub use crate::client::TopicPartition;
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
 pub use selection::Selection;
-
-/// A partition of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPartition {
-    /// The topic's name.
-    pub topic: String,
-    /// The partition's number.
-    pub partition: i32,
-}
-
-impl TopicPartition {
-    /// Partition `partition` of `topic`.
-    pub fn new(topic: impl Into<String>, partition: i32) -> Self {
-        Self { topic: topic.into(), partition }
-    }
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.topic, self.partition)
-    }
-}
 
 /// A topic as its source describes it: what it takes to create it elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +52,7 @@ pub struct Topic {
 impl Topic {
     /// Its partitions.
     pub fn topic_partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        (0..self.partitions.len() as i32).map(|partition| TopicPartition::new(&self.name, partition))
+        (0..self.partitions.len() as i32).map(|partition| TopicPartition::new(self.name.as_str(), partition))
     }
 
     /// Whether old records of a key are removed from its logs, and batches are rewritten by that.

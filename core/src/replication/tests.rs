@@ -268,7 +268,7 @@ impl MemoryLogs {
         act: impl FnOnce(&mut MemoryLog) + Send + 'a,
     ) -> BoxFuture<'a, Result<()>> {
         self.change(move |inner| {
-            act(&mut inner.topics.get_mut(&partition.topic).expect("the topic is made first").1
+            act(&mut inner.topics.get_mut(&*partition.topic).expect("the topic is made first").1
                 [partition.partition as usize]);
             Ok(())
         })
@@ -308,7 +308,7 @@ impl LocalLogs for MemoryLogs {
         async {
             let inner = self.inner.lock().unwrap();
             let ends = partitions.iter().map(|partition| {
-                let log = inner.topics.get(&partition.topic)?.1.get(partition.partition as usize)?;
+                let log = inner.topics.get(&*partition.topic)?.1.get(partition.partition as usize)?;
                 Some(LogEnd { start: log.start, end: log.end, leader_epoch: log.leader_epoch() })
             });
             Ok(ends.collect())
@@ -323,7 +323,7 @@ impl LocalLogs for MemoryLogs {
     ) -> BoxFuture<'a, Result<Option<EpochEnd>>> {
         async move {
             let inner = self.inner.lock().unwrap();
-            let log = &inner.topics[&partition.topic].1[partition.partition as usize];
+            let log = &inner.topics[&*partition.topic].1[partition.partition as usize];
             let known = log.batches.iter().map(Batch::partition_leader_epoch).filter(|epoch| *epoch <= leader_epoch);
             Ok(known.max().and_then(|epoch| log.epoch_end(epoch)))
         }
@@ -381,7 +381,7 @@ impl LocalLogs for MemoryLogs {
     }
 
     fn sync_copy<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<i64>> {
-        self.change(|inner| Ok(inner.topics[&partition.topic].1[partition.partition as usize].end))
+        self.change(|inner| Ok(inner.topics[&*partition.topic].1[partition.partition as usize].end))
     }
 }
 
