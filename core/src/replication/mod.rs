@@ -31,6 +31,7 @@ use crate::record::{Batch, RecordError};
 use crate::{Error, ErrorKind, Result};
 
 pub use crate::client::TopicPartition;
+pub use cluster::ClusterSource;
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
 pub use selection::Selection;
 
