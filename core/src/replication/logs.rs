@@ -1,5 +1,8 @@
 //! The logs of an embedded broker as a sink.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use futures::future::{BoxFuture, FutureExt};
 
 use super::{Bounds, EpochEnd, GroupOffsets, Hole, Run, Sink, SinkEnd, Topic, TopicPartition};
@@ -79,10 +82,11 @@ pub struct LogEnd {
 ///
 /// Keeps the source's log start: what the source has removed is removed here, and where retention has overtaken the copy
 /// the log begins anew at the source's start.
-#[derive(Clone, Copy)]
 pub struct LogSink<'a> {
     logs: &'a dyn LocalLogs,
     parting: Parting,
+    /// Where partitions begin that nothing has been written of.
+    begun: Mutex<HashMap<TopicPartition, i64>>,
 }
 
 /// What to do with records that the source never had.
@@ -97,7 +101,11 @@ pub enum Parting {
 impl<'a> LogSink<'a> {
     /// A sink that writes into `logs`.
     pub fn new(logs: &'a dyn LocalLogs, parting: Parting) -> Self {
-        Self { logs, parting }
+        Self { logs, parting, begun: Mutex::default() }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, HashMap<TopicPartition, i64>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn end(&self, partition: &TopicPartition) -> Result<Option<SinkEnd>> {
@@ -125,7 +133,9 @@ impl Sink for LogSink<'_> {
             if let Some(Hole { start, end }) = hole {
                 log::warn!("the source no longer has offsets that were to be copied partition={partition} offsets={start}..{end}");
             }
-            self.logs.reset_copy(partition, start).await
+            // Not before the first batch is here: it may begin below `start`, and batches are not cut.
+            self.begun().insert(partition.clone(), start);
+            Ok(())
         }
         .boxed()
     }
@@ -156,11 +166,22 @@ impl Sink for LogSink<'_> {
     }
 
     fn write<'a>(&'a self, partition: &'a TopicPartition, run: Run) -> BoxFuture<'a, Result<()>> {
-        self.logs.append_copy(partition, run.into_batches())
+        async move {
+            let begun = self.begun().remove(partition);
+            if let (Some(start), Some(first)) = (begun, run.batches().first()) {
+                self.logs.reset_copy(partition, start.min(first.base_offset())).await?;
+            }
+            self.logs.append_copy(partition, run.into_batches()).await
+        }
+        .boxed()
     }
 
     fn finish<'a>(&'a self, partition: &'a TopicPartition, bounds: Bounds) -> BoxFuture<'a, Result<()>> {
         async move {
+            let begun = self.begun().remove(partition);
+            if let Some(start) = begun.filter(|start| *start > 0) {
+                self.logs.reset_copy(partition, start).await?;
+            }
             self.logs.sync_copy(partition).await?;
             self.logs.raise_start(partition, bounds.start).await?;
             self.logs.raise_high_watermark(partition, bounds.end).await

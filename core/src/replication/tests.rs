@@ -333,7 +333,7 @@ impl LocalLogs for MemoryLogs {
     fn append_copy<'a>(&'a self, partition: &'a TopicPartition, batches: Vec<Batch>) -> BoxFuture<'a, Result<()>> {
         self.change_log(partition, |log| {
             for batch in batches {
-                assert!(batch.base_offset() >= log.end || log.batches.is_empty(), "offsets go back");
+                assert!(batch.base_offset() >= log.end, "offsets go back");
                 assert!(batch.partition_leader_epoch() >= log.leader_epoch(), "epochs go back");
                 log.end = batch.next_offset();
                 log.batches.push(batch);
@@ -476,6 +476,15 @@ fn a_damaged_batch_is_named_and_never_written_and_others_go_on() {
     assert_eq!(reads, 2);
 
     cluster.lock().spoil = None;
+    replicate(&cluster, &logs, Parting::CutBack).unwrap().all().unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_log_start_within_a_batch_is_kept() {
+    let (cluster, logs) = (MemoryCluster::with_orders(), MemoryLogs::default());
+    cluster.lock().log("orders", 0).set_start(6);
+    cluster.lock().log("orders", 1).set_start(12);
     replicate(&cluster, &logs, Parting::CutBack).unwrap().all().unwrap();
     assert_eq!(logs.logs("orders"), cluster.logs("orders"));
 }
