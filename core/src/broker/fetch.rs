@@ -250,7 +250,7 @@ impl Broker {
         let mut ready = false;
         for ((topic, index), wanted) in &fetch.wanted {
             let read = self.read_partition(fetch, topic, *index, wanted, bytes);
-            let has_records = read.slice.as_ref().is_some_and(|slice| slice.len() > 0);
+            let has_records = read.slice.as_ref().is_some_and(|slice| !slice.is_empty());
             let told = (read.data.high_watermark, read.data.last_stable_offset, read.data.log_start_offset);
             let diverges = read.data.diverging_epoch != EpochEndOffset::default();
             let failed = read.data.error_code != ErrorCode::NONE;
@@ -263,7 +263,7 @@ impl Broker {
             }
             let at = response.responses.len() - 1;
             let partitions = &mut response.responses[at].partitions;
-            if let Some(slice) = read.slice.filter(|slice| slice.len() > 0) {
+            if let Some(slice) = read.slice.filter(|slice| !slice.is_empty()) {
                 bytes += slice.len();
                 slices.push((at, partitions.len(), slice));
             }
@@ -326,7 +326,7 @@ impl Broker {
         let room = fetch.max_bytes.saturating_sub(bytes).min(wanted.max_bytes);
         match log.read(wanted.offset, room, upto, bytes == 0) {
             Ok(slice) => {
-                if fetch.read_committed && slice.len() > 0 {
+                if fetch.read_committed && !slice.is_empty() {
                     let aborted = log.aborted(wanted.offset, upto);
                     data.aborted_transactions = Some(
                         aborted

@@ -766,13 +766,13 @@ impl Broker {
         let Some(partition) = self.partitions[id.0].as_ref() else { return };
         let high_watermark = partition.high_watermark();
         deferred.waits.retain(|(other, offset)| *other != id || *offset > high_watermark);
-        if deferred.waits.is_empty() {
-            if let Some(deferred) = self.deferred.remove(&row) {
-                if let Some(deadline) = deferred.deadline {
-                    self.deadlines.remove(&(deadline, row));
-                }
-                self.complete(deferred.then);
+        if deferred.waits.is_empty()
+            && let Some(deferred) = self.deferred.remove(&row)
+        {
+            if let Some(deadline) = deferred.deadline {
+                self.deadlines.remove(&(deadline, row));
             }
+            self.complete(deferred.then);
         }
     }
 

@@ -861,10 +861,10 @@ fn partition_results(
     for (topic, partition, code) in rows {
         let name = TopicPartition { topic, partition };
         let result = check(code, None, format_args!("group={group} partition={name}"));
-        if let Err(error) = &result {
-            if error.is_retriable() {
-                return Err(repeat(error));
-            }
+        if let Err(error) = &result
+            && error.is_retriable()
+        {
+            return Err(repeat(error));
         }
         results.insert(name, result);
     }

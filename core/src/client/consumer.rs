@@ -837,10 +837,8 @@ impl Shared {
             Some(code) => matches!(code, ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE),
             None => error.is_retriable() || error.kind() == ErrorKind::Timeout,
         };
-        if moved {
-            if let Some(member) = &mut lock(&self.state).member {
-                member.set_coordinator(None);
-            }
+        if moved && let Some(member) = &mut lock(&self.state).member {
+            member.set_coordinator(None);
         }
     }
 

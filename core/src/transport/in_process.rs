@@ -341,7 +341,7 @@ impl Transport for Embedded {
     fn call<'a>(&'a self, _to: &'a Endpoint, request: Request) -> BoxFuture<'a, Result<Response>> {
         let version = request.api_key().client_versions().map_or(0, |(_, max)| max);
         let context = Context { version, client_id: "ottla".into(), host: "/in-process".into() };
-        let call = Embedded::call(self, &context, request);
+        let call = Self::call(self, &context, request);
         Box::pin(call.response())
     }
 

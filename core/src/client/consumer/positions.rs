@@ -759,11 +759,11 @@ impl FetchedPart {
                     break;
                 }
             };
-            if config.check_crcs {
-                if let Err(error) = batch.check_crc() {
-                    part.error = Some(malformed(name, &batch, &error));
-                    break;
-                }
+            if config.check_crcs
+                && let Err(error) = batch.check_crc()
+            {
+                part.error = Some(malformed(name, &batch, &error));
+                break;
             }
             while aborted.last().is_some_and(|transaction| transaction.first_offset <= batch.last_offset()) {
                 open.extend(aborted.pop().map(|transaction| transaction.producer_id));

@@ -403,11 +403,11 @@ impl Sender {
                 if self.shared.driver.poll_take(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                if let Some((_, timer)) = &mut self.timer {
-                    if timer.as_mut().poll(cx).is_ready() {
-                        self.timer = None;
-                        return Poll::Ready(None);
-                    }
+                if let Some((_, timer)) = &mut self.timer
+                    && timer.as_mut().poll(cx).is_ready()
+                {
+                    self.timer = None;
+                    return Poll::Ready(None);
                 }
                 Poll::Pending
             })
