@@ -93,7 +93,7 @@ impl Future {
     }
 
     /// Ends it and runs the callbacks. A future that has ended stays as it is.
-    fn complete(this: &Bound<'_, Self>, outcome: Outcome) -> PyResult<()> {
+    pub(crate) fn complete(this: &Bound<'_, Self>, outcome: Outcome) -> PyResult<()> {
         // Nothing of Python's runs under the lock, not even a destructor.
         {
             let mut state = this.get().state();

@@ -7,6 +7,7 @@
 
 mod blocking;
 mod broker;
+mod consumer;
 mod errors;
 mod future;
 mod logging;
@@ -25,6 +26,8 @@ mod _ottla {
     #[pymodule_export]
     use crate::broker::Broker;
     #[pymodule_export]
+    use crate::consumer::Consumer;
+    #[pymodule_export]
     use crate::future::{Future, FutureRecordMetadata};
     #[pymodule_export]
     use crate::producer::Producer;
@@ -32,6 +35,8 @@ mod _ottla {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("BEGINNING", ottla::client::EARLIEST)?;
+        module.add("END", ottla::client::LATEST)?;
         crate::blocking::init(module)?;
         crate::logging::init(module)
     }

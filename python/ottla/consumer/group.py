@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ottla.future import Future
 
 __all__ = ["KafkaConsumer"]
+
+log = logging.getLogger("ottla.consumer")
 
 _UNLIMITED = math.inf
 
@@ -53,6 +56,7 @@ class KafkaConsumer(_ottla.Consumer):
         self.config = _options.consumer(configs)
         options = _options.for_core(self.config, configs, self.DEFAULT_CONFIG)
         names = [_topic(topic) for topic in topics]
+        self._by_hand = False
         _clients.opening(options["bootstrap_servers"])
         timeout_ms = self.config["consumer_timeout_ms"]
         self._open(
@@ -118,7 +122,9 @@ class KafkaConsumer(_ottla.Consumer):
         names = [_topic(topics)] if isinstance(topics, str) else [_topic(topic) for topic in topics]
         if bool(names) == bool(pattern):
             raise IllegalStateError("subscribe to topics, or to a pattern")
-        self._subscribe(names, pattern, listener)
+        if self._by_hand:
+            raise IllegalStateError("partitions were assigned by hand: unsubscribe before subscribing to topics")
+        self._subscribe(names, pattern, None if listener is None else _Notify(listener))
 
     def assign(self, partitions: Collection[TopicPartition]) -> None:
         """Read these partitions, in place of those before, whatever a group does. None at all is `unsubscribe`.
@@ -126,10 +132,18 @@ class KafkaConsumer(_ottla.Consumer):
         Raises:
             IllegalStateError: Topics were subscribed to.
         """
-        if partitions:
-            self._assign(_partitions(partitions))
-        else:
+        if not partitions:
             self.unsubscribe()
+            return
+        if self.subscription() is not None:
+            raise IllegalStateError("topics were subscribed to: unsubscribe before assigning partitions by hand")
+        self._assign(_partitions(partitions))
+        self._by_hand = True
+
+    def unsubscribe(self) -> None:
+        """Read nothing any more, and leave the group."""
+        super().unsubscribe()
+        self._by_hand = False
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read the partition from this offset on.
@@ -229,7 +243,14 @@ class KafkaConsumer(_ottla.Consumer):
         self._need_group()
         if callback is None:
             callback = self.config["default_offset_commit_callback"]
-        return self._commit_async(None if offsets is None else _offsets(offsets), callback)
+        if offsets is None:
+            offsets = self._positions()
+        return self._commit_async(_offsets(offsets), dict(offsets), callback)
+
+    def _positions(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return the positions that are known."""
+        found = {partition: self._position(partition, 0.0) for partition in self.assignment()}
+        return {partition: OffsetAndMetadata(offset) for partition, offset in found.items() if offset is not None}
 
     def committed(
         self, partition: TopicPartition, metadata: bool = False, timeout_ms: float | None = None
@@ -268,31 +289,21 @@ class KafkaConsumer(_ottla.Consumer):
             _partition(partition)
             if int(timestamp) < 0:
                 raise ValueError(f"a time is 0 at least: {partition} {timestamp}")
-        found = self._list_offsets(
-            [(partition, int(timestamp)) for partition, timestamp in timestamps.items()], timeout_ms
-        )
-        return {
-            partition: None if offset < 0 else OffsetAndTimestamp(offset, timestamp, epoch)
-            for partition, (offset, timestamp, epoch) in found.items()
-        }
+        wanted = [(partition, int(timestamp)) for partition, timestamp in timestamps.items()]
+        found = self._offsets_for_times(wanted, timeout_ms)
+        return {partition: None if at is None else OffsetAndTimestamp(*at) for partition, at in found.items()}
 
     def beginning_offsets(
         self, partitions: Collection[TopicPartition], timeout_ms: float | None = None
     ) -> dict[TopicPartition, int]:
         """Return the offset of each partition's first record."""
-        return self._ends(partitions, _ottla.BEGINNING, timeout_ms)
+        return self._ends(_partitions(partitions), _ottla.BEGINNING, timeout_ms)
 
     def end_offsets(
         self, partitions: Collection[TopicPartition], timeout_ms: float | None = None
     ) -> dict[TopicPartition, int]:
         """Return the offset that each partition's next record will get."""
-        return self._ends(partitions, _ottla.END, timeout_ms)
-
-    def _ends(
-        self, partitions: Collection[TopicPartition], which: int, timeout_ms: float | None
-    ) -> dict[TopicPartition, int]:
-        found = self._list_offsets([(partition, which) for partition in _partitions(partitions)], timeout_ms)
-        return {partition: offset for partition, (offset, _, _) in found.items()}
+        return self._ends(_partitions(partitions), _ottla.END, timeout_ms)
 
     def group_metadata(self) -> ConsumerGroupMetadata:
         """Return where this consumer stands in its group."""
@@ -305,6 +316,23 @@ class KafkaConsumer(_ottla.Consumer):
             raw: As a mapping of `MetricName` to `KafkaMetric`, instead of group and name to value.
         """
         return _metrics.metrics(self._numbers(), {"client-id": str(self.config["client_id"])}, raw=raw)
+
+
+class _Notify:
+    """Calls a listener; what it raises is logged, so that the group goes on."""
+
+    def __init__(self, listener: ConsumerRebalanceListener | AsyncConsumerRebalanceListener) -> None:
+        self._listener = listener
+
+    def __call__(self, what: str, partitions: set[TopicPartition]) -> None:
+        try:
+            done = getattr(self._listener, what)(partitions)
+            if isinstance(self._listener, AsyncConsumerRebalanceListener):
+                import asyncio
+
+                asyncio.run(done)
+        except Exception:
+            log.exception("a rebalance listener raised in %s partitions=%s", what, partitions)
 
 
 def _topic(topic: Any) -> str:
