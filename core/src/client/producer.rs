@@ -407,13 +407,10 @@ impl BatchState {
 
     /// Waits until it is settled.
     pub async fn settled(&self) {
-        loop {
-            self.ended().await;
-            let Some(Outcome::Split(parts)) = self.outcome.get() else { return };
-            for (_, part) in parts {
-                Box::pin(part.settled()).await;
-            }
-            return;
+        self.ended().await;
+        let Some(Outcome::Split(parts)) = self.outcome.get() else { return };
+        for (_, part) in parts {
+            Box::pin(part.settled()).await;
         }
     }
 

@@ -893,7 +893,7 @@ fn a_batch_larger_than_a_segment_is_refused_and_a_copy_of_one_is_not() {
     let config = LogConfig { segment_bytes: 500, ..config() };
     let (_device, mut log) = fresh(&config);
     let large = batch(100, NOW, "large");
-    assert_eq!(log.append(&[large.clone()], 0, NOW).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.append(std::slice::from_ref(&large), 0, NOW).unwrap_err().kind(), ErrorKind::Invalid);
     log.append_copy(&[batch(1, NOW, "a").stamped(0, 0), large.stamped(1, 0), batch(1, NOW, "z").stamped(101, 0)], NOW)
         .unwrap();
     assert_eq!(log.segments().map(|(base, _)| base).collect::<Vec<_>>(), [0, 1, 101]);
@@ -1145,7 +1145,7 @@ fn by_producer(epoch: i16, sequence: i32, count: i32) -> Batch {
 fn offer(log: &mut Log, batch: &Batch) -> String {
     match log.producers().check(batch) {
         Ok(Checked::Accept) => {
-            let appended = log.append(&[batch.clone()], 0, NOW).unwrap();
+            let appended = log.append(std::slice::from_ref(batch), 0, NOW).unwrap();
             format!("at {}", appended.base_offset)
         }
         Ok(Checked::Duplicate { base_offset, .. }) => format!("is at {base_offset}"),

@@ -4,7 +4,11 @@
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 what was asked for is not there; 4 the other side cannot be
 //! reached or gave no answer in time; 5 access was refused; 6 data is damaged; 130 interrupted.
 
+mod connection;
+mod copies;
+mod records;
 mod serve;
+mod table;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,9 +17,12 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, ErrorKind, Result};
 
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 not there; 4 unreachable or no answer in time; \
+    5 refused; 6 damaged data; 130 interrupted.";
+
 /// Kafka you can hold: a client, an embedded broker, local replicas and backups.
 #[derive(Debug, Parser)]
-#[command(name = "ottla", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "ottla", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +44,31 @@ struct Cli {
 enum Command {
     /// Run a broker on a directory
     Serve(serve::Serve),
+    /// List, create, grow and delete topics
+    Topics(records::Topics),
+    /// Produce records from standard input: JSON lines, or plain ones
+    Produce(records::Produce),
+    /// Print records: JSON lines, or plain ones
+    Consume(records::Consume),
+    /// List consumer groups, or show one's offsets and lag
+    Groups(records::Groups),
+    /// Copy topics into a local log, at the same offsets: all at first, what is new after
+    Replicate(copies::Replicate),
+    /// Back topics up into a repository: all at first, what is new after
+    Backup(copies::Backup),
+    /// Restore a snapshot to a local log, at the same offsets
+    Restore(copies::Restore),
+    /// List the snapshots of a repository
+    Snapshots(copies::Snapshots),
+    /// Check a repository
+    Check(copies::Check),
+    /// Run a Python script that imports kafka, on Ottla
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Arguments of `python -m ottla run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// What every command is given.
@@ -76,6 +108,16 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let output = Output { json: cli.json, quiet: cli.quiet };
     let outcome = match cli.command {
         Command::Serve(command) => command.run(output),
+        Command::Topics(command) => command.run(output),
+        Command::Produce(command) => command.run(output),
+        Command::Consume(command) => command.run(output),
+        Command::Groups(command) => command.run(output),
+        Command::Replicate(command) => command.run(output),
+        Command::Backup(command) => command.run(output),
+        Command::Restore(command) => command.run(output),
+        Command::Snapshots(command) => command.run(output),
+        Command::Check(command) => command.run(output),
+        Command::Run { args } => return run_python(&args),
     };
     match outcome {
         Ok(()) => 0,
@@ -91,6 +133,17 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
                 eprintln!("ottla: {error}");
             }
             exit_code(&error)
+        }
+    }
+}
+
+/// `ottla run` is the Python package's.
+fn run_python(args: &[OsString]) -> u8 {
+    match std::process::Command::new("python3").args(["-m", "ottla", "run"]).args(args).status() {
+        Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        Err(error) => {
+            eprintln!("ottla: `ottla run` needs Python with the package ottla: {error}");
+            1
         }
     }
 }
