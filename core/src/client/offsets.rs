@@ -26,12 +26,12 @@ pub const EARLIEST: i64 = -2;
 /// What leaders answered, for each partition.
 type Answers<T> = HashMap<TopicPartition, Result<T>>;
 
-/// A topic, and an item for each of some partitions of it.
-type ByTopic<T> = (Arc<str>, Vec<(i32, T)>);
+/// A topic, and its partitions with an item each.
+type OfTopic<T> = (Arc<str>, Vec<(i32, T)>);
 
 /// Items by topic, each topic once, in the order of their first.
-pub(super) fn by_topic<T>(items: impl IntoIterator<Item = (TopicPartition, T)>) -> Vec<ByTopic<T>> {
-    let mut topics: Vec<ByTopic<T>> = Vec::new();
+pub(super) fn by_topic<T>(items: impl IntoIterator<Item = (TopicPartition, T)>) -> Vec<OfTopic<T>> {
+    let mut topics: Vec<OfTopic<T>> = Vec::new();
     let mut places: HashMap<Arc<str>, usize> = HashMap::new();
     for (name, item) in items {
         let place = *places.entry(Arc::clone(&name.topic)).or_insert_with(|| {

@@ -408,9 +408,10 @@ impl BatchState {
     /// Waits until it is settled.
     pub async fn settled(&self) {
         self.ended().await;
-        let Some(Outcome::Split(parts)) = self.outcome.get() else { return };
-        for (_, part) in parts {
-            Box::pin(part.settled()).await;
+        if let Some(Outcome::Split(parts)) = self.outcome.get() {
+            for (_, part) in parts {
+                Box::pin(part.settled()).await;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::accumulator::{Accumulator, Filling, SlotId, Waiting};
 use super::{BatchState, Outcome, Shared};
-use crate::client::config::Acks;
+use crate::client::config::{Acks, MAX_IN_FLIGHT_IN_ORDER};
 use crate::client::{Cluster, ProducerConfig, Topics, check, lock, repeat};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::produce::{
@@ -24,6 +24,9 @@ use crate::{Error, ErrorKind, Result};
 /// How long a batch that is not full waits, beyond `linger_ms`, while a request to the same broker is under way: the answer
 /// will come soon, and meanwhile more records do. So a loop that sends makes full batches even without linger.
 const WHILE_BUSY: Duration = Duration::from_millis(5);
+
+/// Places of batches are so far apart, as a power of two, that the parts of one that is split have theirs between.
+const ORDER_SHIFT: u32 = 32;
 
 /// The most that comes out of a batch that is split, in bytes.
 const SPLIT_LIMIT: usize = 1 << 30;
@@ -52,6 +55,8 @@ pub(super) struct Sealed {
     pub(super) size: usize,
     /// How often it was sent.
     pub(super) tries: u32,
+    /// Whether it was the first to be sent again after a failure, when nothing else was on its way.
+    pub(super) led: bool,
 }
 
 /// What a partition has on its way, and how its sequence goes on. Decides; does not wait.
@@ -64,6 +69,9 @@ pub(super) struct Lane {
     next_sequence: i32,
     /// The sequence that the broker expects next, by what it has acknowledged.
     expected: i32,
+    /// Whether it has acknowledged anything under this identity. Until then it takes whatever sequence comes first, so only
+    /// one batch is on its way.
+    confirmed: bool,
     next_order: u64,
     /// Sent, not answered; in order.
     outstanding: VecDeque<Sealed>,
@@ -76,6 +84,10 @@ pub(super) struct Lane {
     failures: u32,
     /// The leader as of a generation of the cluster's snapshot.
     leader: (u64, Option<i32>),
+    /// How many batches were taken for requests that are in the making.
+    drafted: usize,
+    /// The place of the first of these, if it was sent before.
+    drafted_from: Option<u64>,
     /// The broker that has what is outstanding.
     sent_to: i32,
     active: bool,
@@ -111,6 +123,7 @@ impl Lane {
             identity: Identity::NONE,
             next_sequence: 0,
             expected: 0,
+            confirmed: false,
             next_order: 0,
             outstanding: VecDeque::new(),
             again: VecDeque::new(),
@@ -119,6 +132,8 @@ impl Lane {
             retry_at: Duration::ZERO,
             failures: 0,
             leader: (0, None),
+            drafted: 0,
+            drafted_from: None,
             sent_to: -1,
             active: false,
         }
@@ -128,12 +143,16 @@ impl Lane {
         self.outstanding.is_empty() && self.again.is_empty()
     }
 
-    /// The producer fields for a batch of `count` records that is sealed now.
-    pub(super) fn number(&mut self, current: Identity, count: i32) -> ProducerFields {
-        if self.identity != current && self.is_idle() {
+    /// Goes over to the producer's current identity, as soon as nothing is on its way under another.
+    pub(super) fn adopt(&mut self, current: Identity) {
+        if self.identity != current && self.is_idle() && self.drafted == 0 {
             self.identity = current;
-            (self.next_sequence, self.expected) = (0, 0);
+            (self.next_sequence, self.expected, self.confirmed) = (0, 0, false);
         }
+    }
+
+    /// The producer fields for a batch of `count` records that is sealed now.
+    pub(super) fn number(&mut self, count: i32) -> ProducerFields {
         if self.identity == Identity::NONE {
             return ProducerFields::NONE;
         }
@@ -145,11 +164,12 @@ impl Lane {
 
     /// The next batch's place. Far enough from the one before that its records' numbers fit between, should it be split.
     fn order(&mut self) -> u64 {
-        self.next_order += 1 << 32;
+        self.next_order += 1 << ORDER_SHIFT;
         self.next_order
     }
 
     pub(super) fn send(&mut self, mut sealed: Sealed) -> u64 {
+        sealed.led = sealed.tries > 0 && self.outstanding.is_empty();
         sealed.tries += 1;
         let order = sealed.order;
         self.outstanding.push_back(sealed);
@@ -160,6 +180,15 @@ impl Lane {
     pub(super) fn answered(&mut self, order: u64) -> Option<Sealed> {
         let place = self.outstanding.iter().position(|sealed| sealed.order == order)?;
         self.outstanding.remove(place)
+    }
+
+    /// Whether a new batch would be so far ahead of the oldest without an answer that the broker might have forgotten that
+    /// one, should it have to be sent again.
+    fn is_far_ahead(&self) -> bool {
+        let oldest = self.outstanding.front().map(|sealed| sealed.order).into_iter().chain(self.drafted_from).min();
+        let Some(oldest) = oldest else { return self.drafted >= MAX_IN_FLIGHT_IN_ORDER };
+        let since = (self.next_order.saturating_sub(oldest) >> ORDER_SHIFT) as usize + 1;
+        since + self.drafted >= MAX_IN_FLIGHT_IN_ORDER
     }
 
     /// Something went wrong: send no more until the rest is answered, and not before `retry_at`.
@@ -193,16 +222,17 @@ impl Lane {
             ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER => {
                 if idempotent {
                     self.expected = following(sealed.batch.base_sequence(), sealed.batch.record_count());
+                    self.confirmed = true;
                 }
                 self.failures = 0;
                 return Verdict::Delivered;
             }
             ErrorCode::MESSAGE_TOO_LARGE if sealed.batch.record_count() > 1 => return Verdict::Split,
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if idempotent => {
-                // Behind another that failed it is no wonder. As the first it shows that the broker forgot some, or never had
-                // them: they are lost, and only a new epoch lets the rest through.
+                // Behind another that failed, or overtook it, it is no wonder. As the first of those that go again it shows that
+                // the broker forgot some, or never had them: they are lost, and only a new epoch lets the rest through.
                 let first = self.outstanding.iter().chain(&self.again).all(|other| other.order > sealed.order);
-                if first && self.renumber == Renumber::No {
+                if first && sealed.led && self.renumber == Renumber::No {
                     self.fault(Renumber::NewEpoch, now);
                 }
             }
@@ -264,7 +294,7 @@ impl Lane {
                 return;
             }
             self.identity = *current;
-            self.expected = 0;
+            (self.expected, self.confirmed) = (0, false);
         }
         self.recovering = false;
         self.next_sequence = self.expected;
@@ -512,6 +542,7 @@ impl Sender {
     ) -> HashMap<i32, Draft> {
         let config = &self.shared.config;
         let linger = Duration::from_millis(config.linger_ms);
+        let identity = self.identity.unwrap_or(Identity::NONE);
         let most = self.shared.client.config().max_in_flight_requests_per_connection;
         let mut drafts: HashMap<i32, Draft> = HashMap::new();
         for &id in &self.active {
@@ -529,8 +560,13 @@ impl Sender {
                 self.wants_metadata = true;
                 continue;
             };
-            if !lane.outstanding.is_empty() && lane.sent_to != node {
+            lane.adopt(identity);
+            let unconfirmed = config.enable_idempotence && !lane.confirmed;
+            if lane.outstanding.len() + lane.drafted > 0 && (lane.sent_to != node || unconfirmed) {
                 // What the former leader has not answered yet comes first.
+                continue;
+            }
+            if lane.again.is_empty() && config.enable_idempotence && lane.is_far_ahead() {
                 continue;
             }
             let busy = self.in_flight.get(&node).copied().unwrap_or(0);
@@ -553,9 +589,14 @@ impl Sender {
                 Some(sealed) => Some(Source::Again(sealed)),
                 None => accumulator.take(id).map(Source::New),
             };
+            let Some(source) = source else { continue };
             lane.sent_to = node;
+            lane.drafted += 1;
+            if let Source::Again(sealed) = &source {
+                lane.drafted_from.get_or_insert(sealed.order);
+            }
             draft.bytes += size;
-            draft.batches.extend(source.map(|source| (id, source)));
+            draft.batches.push((id, source));
         }
         drafts.retain(|_, draft| !draft.batches.is_empty());
         for node in drafts.keys() {
@@ -567,17 +608,18 @@ impl Sender {
     /// Seals the new batches and sends the request.
     fn dispatch(&mut self, node: i32, draft: Draft, now: Duration) {
         let config = &self.shared.config;
-        let identity = self.identity.unwrap_or(Identity::NONE);
         let mut sent = Vec::with_capacity(draft.batches.len());
         let mut topics: Vec<TopicProduceData> = Vec::new();
         let mut places: HashMap<Arc<str>, usize> = HashMap::new();
         let mut released = 0;
         for (id, source) in draft.batches {
             let lane = &mut self.lanes[id];
+            lane.drafted -= 1;
+            lane.drafted_from = None;
             let sealed = match source {
                 Source::Again(sealed) => sealed,
                 Source::New(filling) => {
-                    let fields = lane.number(identity, filling.builder.len() as i32);
+                    let fields = lane.number(filling.builder.len() as i32);
                     match filling.builder.seal(fields) {
                         Ok(batch) => Sealed {
                             batch,
@@ -586,6 +628,7 @@ impl Sender {
                             opened: filling.opened,
                             size: filling.size,
                             tries: 0,
+                            led: false,
                         },
                         Err(error) => {
                             // Its sequence was given out: those after it close up.
@@ -753,6 +796,7 @@ impl Sender {
         }
         let missing = Error::new(ErrorKind::Retriable, "the broker's answer leaves the partition out");
         let mut released = 0;
+        let mut settled = Vec::with_capacity(sent.len());
         for (id, order) in sent {
             let lane = &mut self.lanes[id];
             let Some(sealed) = lane.answered(order) else { continue };
@@ -771,7 +815,7 @@ impl Sender {
                     };
                     let log_append_time = (log_append_time >= 0).then_some(log_append_time);
                     released += sealed.size;
-                    sealed.state.settle(Outcome::Delivered { base_offset, log_append_time });
+                    settled.push((sealed.state, Outcome::Delivered { base_offset, log_append_time }));
                 }
                 Verdict::Again { metadata } => {
                     log::debug!("a batch of {}-{} goes again: {answer:?}", sealed.state.topic, sealed.state.partition);
@@ -791,21 +835,26 @@ impl Sender {
                         }
                         drop(accumulator);
                         lane.fault(Renumber::CloseUp, now);
-                        sealed.state.settle(Outcome::Split(states));
+                        settled.push((sealed.state, Outcome::Split(states)));
                     }
                     Err(error) => {
                         released += sealed.size;
-                        sealed.state.settle(Outcome::Failed(Error::new(ErrorKind::Internal, error.to_string())));
+                        let error = Error::new(ErrorKind::Internal, error.to_string());
+                        settled.push((sealed.state, Outcome::Failed(error)));
                     }
                 },
                 Verdict::Failed(error) => {
                     released += sealed.size;
-                    sealed.state.settle(Outcome::Failed(error));
+                    settled.push((sealed.state, Outcome::Failed(error)));
                 }
             }
         }
+        // Before anybody hears of it: who does finds the room.
         if released > 0 {
             self.release(released);
+        }
+        for (state, outcome) in settled {
+            state.settle(outcome);
         }
     }
 
@@ -916,6 +965,7 @@ fn split(sealed: &Sealed, config: &ProducerConfig) -> Result<Vec<(u32, Sealed)>,
             opened: sealed.opened,
             size,
             tries: sealed.tries,
+            led: false,
         };
         parts.push((first, part));
         first += count;
