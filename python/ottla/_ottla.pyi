@@ -5,7 +5,7 @@ straight into the accumulator, and a whole poll crosses as one object whose reco
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 from ottla.consumer.fetcher import ConsumerRecord
 from ottla.producer.future import RecordMetadata
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line; `argv[0]` is the program's name. Returns the exit code."""
 
 def error_codes() -> list[tuple[int, str, str, bool, bool]]:
-    """Every code that a broker answers with: code, name, meaning, whether it is retriable, whether metadata is stale."""
+    """Every code of a broker: code, name, meaning, whether it is retriable, whether metadata is stale."""
 
 def murmur2(data: bytes) -> int:
     """Return Kafka's hash of a key, from 0 to 2^32 - 1."""
@@ -201,7 +201,9 @@ class Consumer:
         """Find a broker that answers; the constructor did so, `refresh` does it again."""
     def bootstrap_connected(self) -> bool:
         """Return whether a broker has answered."""
-    def _subscribe(self, topics: Sequence[str], pattern: str | None, notify: Callable[[str, set[TopicPartition]], None] | None) -> None: ...
+    def _subscribe(
+        self, topics: Sequence[str], pattern: str | None, notify: Callable[[str, set[TopicPartition]], None] | None
+    ) -> None: ...
     def _assign(self, partitions: Sequence[TopicPartition]) -> None: ...
     def _seek(self, partition: TopicPartition, offset: int) -> None: ...
     def _seek_to(self, time: int, partitions: Sequence[TopicPartition]) -> None: ...
@@ -229,6 +231,76 @@ class Consumer:
     def _watch_idle(self, notice_after: float, notice: Callable[[], None], exit_after: float | None) -> None: ...
     def _close(self, autocommit: bool, timeout_ms: float) -> None: ...
     def _numbers(self) -> dict[str, dict[str, float]]: ...
+
+Place: TypeAlias = tuple[str, int]
+"""A partition as topic and number."""
+
+class Admin:
+    """What `KafkaAdminClient` does in Rust; what failed of many is an exception in its place."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _open(self, options: Mapping[str, Any]) -> None: ...
+    def _close(self) -> None: ...
+    def _create_topics(
+        self,
+        topics: Sequence[tuple[str, int | None, int | None, dict[int, list[int]] | None, dict[str, str]]],
+        validate_only: bool,
+        timeout_ms: float,
+    ) -> list[tuple[str, BaseException | None]]: ...
+    def _delete_topics(self, topics: list[str], timeout_ms: float) -> list[tuple[str, BaseException | None]]: ...
+    def _describe_topics(
+        self, topics: list[str] | None, timeout_ms: float
+    ) -> list[
+        tuple[
+            str,
+            BaseException | None,
+            tuple[str, bool, list[tuple[int, int, int, list[int], list[int], list[int]]]] | None,
+        ]
+    ]: ...
+    def _wait_for_topics(self, topics: list[str], timeout_ms: float) -> None: ...
+    def _create_partitions(
+        self, topics: dict[str, tuple[int, list[list[int]] | None]], validate_only: bool, timeout_ms: float
+    ) -> list[tuple[str, BaseException | None]]: ...
+    def _delete_records(
+        self, wanted: list[tuple[TopicPartition, int]], timeout_ms: float
+    ) -> list[tuple[Place, BaseException | None, int | None]]: ...
+    def _list_offsets(
+        self, wanted: list[tuple[TopicPartition, int]], committed_only: bool, timeout_ms: float
+    ) -> list[tuple[Place, BaseException | None, tuple[int, int, int] | None]]: ...
+    def _describe_configs(
+        self, resources: list[tuple[int, str, list[str] | None]], timeout_ms: float
+    ) -> list[
+        tuple[int, str, BaseException | None, list[tuple[str, str | None, bool, bool, int, int, str | None]]]
+    ]: ...
+    def _alter_configs(
+        self, changes: list[tuple[int, str, dict[str, tuple[int, str]]]], validate_only: bool, timeout_ms: float
+    ) -> list[tuple[int, str, BaseException | None]]: ...
+    def _list_groups(self, timeout_ms: float) -> list[tuple[str, str, str, str]]: ...
+    def _describe_groups(
+        self, groups: list[str], timeout_ms: float
+    ) -> list[
+        tuple[
+            str,
+            BaseException | None,
+            tuple[str, str, str, list[tuple[str, str | None, str, str, list[Place]]]] | None,
+        ]
+    ]: ...
+    def _delete_groups(self, groups: list[str], timeout_ms: float) -> list[tuple[str, BaseException | None]]: ...
+    def _list_group_offsets(
+        self, group: str, partitions: list[TopicPartition] | None, timeout_ms: float
+    ) -> list[tuple[Place, tuple[int, str, int]]]: ...
+    def _alter_group_offsets(
+        self, group: str, offsets: list[tuple[TopicPartition, int, str, int]], timeout_ms: float
+    ) -> list[tuple[Place, BaseException | None]]: ...
+    def _delete_group_offsets(
+        self, group: str, partitions: list[TopicPartition], timeout_ms: float
+    ) -> list[tuple[Place, BaseException | None]]: ...
+    def _remove_members(
+        self, group: str, members: list[tuple[str, str | None]], timeout_ms: float
+    ) -> list[tuple[str, BaseException | None]]: ...
+    def _describe_cluster(
+        self, timeout_ms: float
+    ) -> tuple[str | None, int, list[tuple[int, str, int, str | None]]]: ...
 
 class Broker:
     """What `ottla.Broker` does in Rust."""

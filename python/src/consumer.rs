@@ -19,7 +19,7 @@ use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySet, PyString, PyTuple};
 use crate::blocking::{self, Deadline, Life};
 use crate::errors;
 use crate::future::{Future, Outcome};
-use crate::runtime::{Address, Shared};
+use crate::runtime::{Address, Held, Shared};
 use crate::values::{self, RecordClass};
 
 /// What `KafkaConsumer` does in Rust.
@@ -31,7 +31,7 @@ pub(crate) struct Consumer {
 
 struct Inner {
     consumer: Option<client::Consumer>,
-    runtime: Option<(Shared, Address)>,
+    held: Held,
     life: Life,
     record: RecordClass,
     partition: Py<PyAny>,
@@ -212,7 +212,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if !self.life.goes_on() {
             // Its locks may be held by threads that this process does not have.
-            std::mem::forget((self.consumer.take(), self.runtime.take()));
+            std::mem::forget(self.consumer.take());
+            self.held.abandon();
         }
     }
 }
@@ -507,18 +508,18 @@ fn milliseconds(ms: f64) -> Duration {
     Duration::try_from_secs_f64(ms.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }
 
-fn partition(partition: &Bound<'_, PyAny>) -> PyResult<TopicPartition> {
+pub(crate) fn partition(partition: &Bound<'_, PyAny>) -> PyResult<TopicPartition> {
     let (topic, number): (String, i32) = partition.extract()?;
     Ok(TopicPartition::new(topic, number))
 }
 
-fn partitions(list: &Bound<'_, PyList>) -> PyResult<Vec<TopicPartition>> {
+pub(crate) fn partitions(list: &Bound<'_, PyList>) -> PyResult<Vec<TopicPartition>> {
     list.iter().map(|entry| partition(&entry)).collect()
 }
 
 type Offset = (i64, String, i32);
 
-fn offsets(list: &Bound<'_, PyList>) -> PyResult<HashMap<TopicPartition, OffsetAndMetadata>> {
+pub(crate) fn offsets(list: &Bound<'_, PyList>) -> PyResult<HashMap<TopicPartition, OffsetAndMetadata>> {
     let mut found = HashMap::new();
     for entry in list {
         let (name, offset, metadata, leader_epoch): (Bound<'_, PyAny>, i64, String, i32) = entry.extract()?;
@@ -570,7 +571,7 @@ impl Consumer {
         runtime.drive(driver, &address);
         let inner = Inner {
             consumer: Some(consumer),
-            runtime: Some((runtime, address)),
+            held: Held::new(runtime, address),
             life: Life::now(),
             record: RecordClass::new(py)?,
             partition: py.import("ottla.structs")?.getattr("TopicPartition")?.unbind(),
@@ -882,7 +883,7 @@ impl Consumer {
         let wanted = offsets(list)?;
         let (consumer, limit) = (inner.consumer().clone(), inner.limit(None));
         let (sender, answer) = oneshot::channel();
-        let (runtime, _) = inner.runtime.as_ref().expect("it is taken only when dropped");
+        let runtime = inner.held.runtime().ok_or_else(|| errors::closed(py, "the consumer"))?;
         runtime.runtime().spawn(async move {
             // Nobody may be there any more to hear it.
             let _ = sender.send(consumer.commit(Some(wanted), limit).await);
@@ -988,6 +989,7 @@ impl Consumer {
             inner.answer_commits(py)?;
             blocking::wait(py, Deadline::after(Duration::from_millis(5)), futures::future::pending::<()>())?;
         }
+        inner.held.give_back(py);
         told?;
         match closed {
             Some(Err(error)) => {

@@ -5,6 +5,7 @@
 // The attribute macros of pyo3 make unsafe functions; those written here are in `values.rs` alone.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod admin;
 mod blocking;
 mod broker;
 mod consumer;
@@ -23,6 +24,8 @@ mod _ottla {
     use pyo3::prelude::*;
     use pyo3::types::PyList;
 
+    #[pymodule_export]
+    use crate::admin::Admin;
     #[pymodule_export]
     use crate::broker::Broker;
     #[pymodule_export]

@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PySet, PyString, PyTuple};
 use crate::blocking::{self, Deadline, Life};
 use crate::errors;
 use crate::future::{Future, FutureRecordMetadata, Sent};
-use crate::runtime::{Address, Shared};
+use crate::runtime::{Address, Held, Shared};
 use crate::values::{self, Data};
 
 /// What `KafkaProducer` does in Rust.
@@ -26,7 +26,7 @@ pub(crate) struct Producer {
 
 struct Inner {
     producer: Option<client::Producer>,
-    runtime: Option<(Shared, Address)>,
+    held: Held,
     life: Life,
     callbacks: Arc<Callbacks>,
     key_serializer: Option<Py<PyAny>>,
@@ -40,7 +40,8 @@ impl Drop for Inner {
             self.callbacks.end(Ending::WhenDone);
         } else {
             // Its locks may be held by threads that this process does not have.
-            std::mem::forget((self.producer.take(), self.runtime.take()));
+            std::mem::forget(self.producer.take());
+            self.held.abandon();
         }
     }
 }
@@ -118,7 +119,7 @@ impl Producer {
         runtime.drive(driver, &address);
         let inner = Inner {
             producer: Some(producer),
-            runtime: Some((runtime, address)),
+            held: Held::new(runtime, address),
             life: Life::now(),
             callbacks: Arc::default(),
             key_serializer,
@@ -254,6 +255,7 @@ impl Producer {
             return Err(errors::raise(py, &error));
         }
         inner.callbacks.finish(py);
+        inner.held.give_back(py);
         Ok(())
     }
 

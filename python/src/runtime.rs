@@ -131,3 +131,30 @@ impl Address {
         Ok(Self::Embedded(broker))
     }
 }
+
+/// What an open handle holds of the process: threads, and perhaps an embedded broker. Given back when the handle is closed.
+pub(crate) struct Held(Mutex<Option<(Shared, Address)>>);
+
+impl Held {
+    pub(crate) fn new(runtime: Shared, address: Address) -> Self {
+        Self(Mutex::new(Some((runtime, address))))
+    }
+
+    /// The threads; `None` after the handle was closed.
+    pub(crate) fn runtime(&self) -> Option<Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(runtime, _)| runtime.clone())
+    }
+
+    /// Gives everything back. The last user of a broker over a directory closes it, which waits for the device.
+    pub(crate) fn give_back(&self, py: Python<'_>) {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(held));
+    }
+
+    /// In a forked child: lets everything be, for the threads that hold its locks are not there.
+    pub(crate) fn abandon(&self) {
+        if let Ok(mut held) = self.0.try_lock() {
+            std::mem::forget(held.take());
+        }
+    }
+}

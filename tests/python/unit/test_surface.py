@@ -36,12 +36,12 @@ LATER_METHODS = {
     "KafkaProducer": {"max_usable_produce_magic"},
     # ACLs, quorums, reassignments, SCRAM users, transactions: an issue of their own.
     "KafkaAdminClient": {
-        "abort_transaction", "alter_partition_reassignments", "alter_replica_log_dirs",
+        "api_versions", "abort_transaction", "alter_partition_reassignments", "alter_replica_log_dirs",
         "alter_user_scram_credentials", "create_acls", "delete_acls", "describe_acls", "describe_features",
         "describe_log_dirs", "describe_metadata_quorum", "describe_producers", "describe_topic_partitions",
         "describe_transactions", "describe_user_scram_credentials", "elect_leaders", "find_hanging_transactions",
         "get_broker_version_data", "list_config_resources", "list_partition_reassignments", "list_transactions",
-        "update_features", "remove_group_members",
+        "update_features",
     },
 }
 # Where the signature is another on purpose.
