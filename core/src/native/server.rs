@@ -85,6 +85,13 @@ impl Server {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Closes the listener and its connections, and returns when the address is free again.
+    pub async fn close(mut self) {
+        self.accept.abort();
+        // What it ended with was logged where it happened; that it was aborted is no news.
+        drop((&mut self.accept).await);
+    }
 }
 
 impl Drop for Server {
