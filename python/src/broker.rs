@@ -31,7 +31,9 @@ impl Open {
     /// Ends the connections, then the broker. Waits for the device.
     fn close(self) -> Result<()> {
         let Self { server, broker, runtime } = self;
-        drop(server);
+        if let Some(server) = server {
+            runtime.runtime().block_on(server.close());
+        }
         let closed = broker.close();
         drop(broker);
         drop(runtime);

@@ -136,12 +136,12 @@ fn record_metadata(py: Python<'_>, metadata: &RecordMetadata, sizes: [i32; 3]) -
     )
 }
 
-/// Has a callback called when the future ends, or calls it if it has ended.
+/// Has a callback called when the future ends, or calls it if it is known to have ended.
+///
+/// A record's future whose outcome nobody has looked at leaves the callback to the producer's thread even when the batch is
+/// settled, so that callbacks run in the order of the records.
 fn add(future: &Bound<'_, Future>, on: On, callback: Bound<'_, PyAny>) -> PyResult<()> {
     let (py, this) = (future.py(), future.get());
-    if let Some(outcome) = this.outcome(py)? {
-        return Future::run(future, on, &callback, &outcome);
-    }
     let ended = {
         let mut state = this.state();
         match &state.outcome {
@@ -155,10 +155,12 @@ fn add(future: &Bound<'_, Future>, on: On, callback: Bound<'_, PyAny>) -> PyResu
     if let Some(outcome) = ended {
         return Future::run(future, on, &callback, &outcome);
     }
-    if let Some(sent) = &this.sent {
-        Callbacks::register(&sent.callbacks, sent.ticket.batch(), future.clone().unbind())?;
+    match &this.sent {
+        Some(sent) if !Callbacks::register(&sent.callbacks, sent.ticket.batch(), future.clone().unbind())? => {
+            Future::deliver(future)
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl Future {

@@ -331,11 +331,15 @@ impl Callbacks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a future of this batch has a callback.
-    pub(crate) fn register(this: &Arc<Self>, batch: &Arc<BatchState>, future: Py<Future>) -> PyResult<()> {
+    /// Notes that a future of this batch has a callback. False after the producer was closed: nobody would run it.
+    pub(crate) fn register(this: &Arc<Self>, batch: &Arc<BatchState>, future: Py<Future>) -> PyResult<bool> {
         let key = Arc::as_ptr(batch) as usize;
         let first = {
             let mut state = this.state();
+            if state.ending == Ending::Now {
+                drop(state);
+                return Ok(false);
+            }
             if state.thread.is_none() {
                 let callbacks = Arc::clone(this);
                 let thread =
@@ -357,7 +361,7 @@ impl Callbacks {
                 callbacks.changed.notify_one();
             });
         }
-        Ok(())
+        Ok(true)
     }
 
     fn run(&self) {
