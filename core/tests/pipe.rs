@@ -18,8 +18,8 @@ use ottla::native::{LocalBroker, Runtime};
 use ottla::protocol::messages::CreateTopicsRequest;
 use ottla::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 use ottla::replication::{
-    Bounds, ClusterSource, Copied, CopyOptions, Extent, LocalLogs, LogSink, Parting, Selection, Source, Topic, Until,
-    assign, copy,
+    Bounds, ClusterSource, Copied, CopyOptions, Extent, Follower, FollowerOptions, LocalLogs, LogSink, Parting,
+    Selection, Source, Topic, Until, assign, copy,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -223,10 +223,17 @@ impl Broker {
     }
 }
 
-/// What is the same in a copy: all but the leader's epoch and the brokers it is on.
-fn comparable((mut topic, logs): (Topic, Vec<(Bounds, Vec<u8>)>)) -> (Topic, Vec<(i64, i64, Vec<u8>)>) {
+/// What is the same in a copy: all but the leader's epoch and the brokers it is on. Of the bytes, their number and a hash.
+fn comparable((mut topic, logs): (Topic, Vec<(Bounds, Vec<u8>)>)) -> (Topic, Vec<(i64, i64, usize, u64)>) {
+    use std::hash::{DefaultHasher, Hasher};
     topic.partitions.iter_mut().for_each(Vec::clear);
-    (topic, logs.into_iter().map(|(bounds, bytes)| (bounds.start, bounds.end, bytes)).collect())
+    topic.replication_factor = 1;
+    let logs = logs.into_iter().map(|(bounds, bytes)| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        (bounds.start, bounds.end, bytes.len(), hasher.finish())
+    });
+    (topic, logs.collect())
 }
 
 #[test]
@@ -333,5 +340,121 @@ fn a_source_that_is_not_there_or_lacks_the_topic_is_an_error() {
         let cluster = source.source();
         let error = source.runtime.block_on(cluster.topics(&"no-such-topic".parse().unwrap())).unwrap_err();
         assert_eq!(error.to_string(), "no such topic topic=no-such-topic");
+    }
+}
+
+impl Broker {
+    /// Follows `source` in this embedded broker.
+    fn follow(&self, source: &Self, options: FollowerOptions) -> Follower {
+        let logs = Arc::new(self.local.as_ref().unwrap().embedded().clone());
+        let (follower, driver) = Follower::new(source.source(), logs, options);
+        self.runtime.spawn(driver);
+        follower
+    }
+
+    fn assert_follows(&self, follower: &Follower, source: &Self, topic: &str) {
+        self.runtime.block_on(follower.caught_up(LONG)).unwrap();
+        assert_eq!(comparable(self.everything(topic)), comparable(source.everything(topic)));
+    }
+}
+
+fn following(topic: &str) -> FollowerOptions {
+    let mut options = FollowerOptions::default();
+    options.topics = format!("{topic}.*").parse().unwrap();
+    options.refresh_interval = Duration::from_millis(50);
+    options
+}
+
+#[test]
+fn an_asynchronous_follower_keeps_up_with_topics_partitions_and_records() {
+    for source in sources() {
+        let (topic, replica) = (fresh("follow"), embedded());
+        source.create(&topic, 2, &[("retention.ms", "-1")]);
+        source.produce(&topic, 2, 0, 500, "zstd");
+        let follower = replica.follow(&source, following(&topic));
+        replica.assert_follows(&follower, &source, &topic);
+        for round in 1..5 {
+            source.produce(&topic, 2, round * 500, 500, "none");
+            replica.assert_follows(&follower, &source, &topic);
+        }
+        // A topic that appears later, and one that grows.
+        let later = format!("{topic}-later");
+        source.create(&later, 1, &[("retention.ms", "-1")]);
+        source.produce(&later, 1, 0, 10, "none");
+        source.grow(&topic, 5);
+        source.produce(&topic, 5, 2_500, 500, "none");
+        replica.assert_follows(&follower, &source, &later);
+        replica.assert_follows(&follower, &source, &topic);
+        // What the source deletes goes here, too.
+        source.delete_before(&topic, 0, 100);
+        std::thread::sleep(Duration::from_millis(200));
+        replica.assert_follows(&follower, &source, &topic);
+        // Stopped in the middle and begun anew, it goes on where it was.
+        follower.stop();
+        source.produce(&topic, 5, 3_000, 1_000, "lz4");
+        let follower = replica.follow(&source, following(&topic));
+        replica.assert_follows(&follower, &source, &topic);
+        let records: u64 = follower.status().values().map(|status| status.records).sum();
+        assert_eq!(records, 1_000);
+    }
+}
+
+impl Broker {
+    fn grow(&self, topic: &str, partitions: i32) {
+        use ottla::protocol::messages::CreatePartitionsRequest;
+        use ottla::protocol::messages::create_partitions::CreatePartitionsTopic;
+        let request = CreatePartitionsRequest {
+            topics: vec![CreatePartitionsTopic {
+                name: topic.to_owned(),
+                count: partitions,
+                assignments: None,
+                ..Default::default()
+            }],
+            timeout_ms: 30_000,
+            ..Default::default()
+        };
+        let response = self.runtime.block_on(self.source().client().call_any(request)).unwrap();
+        assert!(response.results[0].error_code.is_ok(), "{response:?}");
+    }
+}
+
+#[test]
+fn a_synchronous_follower_has_what_acks_all_acknowledged() {
+    let (leader, replica, topic) = (embedded(), embedded(), fresh("sync"));
+    leader.create(&topic, 2, &[("retention.ms", "-1"), ("min.insync.replicas", "2")]);
+    let mut options = following(&topic);
+    options.replica_id = Some(1);
+    let follower = replica.follow(&leader, options.clone());
+    replica.runtime.block_on(follower.caught_up(LONG)).unwrap();
+    for round in 0..20 {
+        // The producer waits for all; so what it sent is there when it returns, whatever happens to the leader next.
+        leader.produce(&topic, 2, round * 100, 100, "none");
+        let partitions: Vec<_> = (0..2).map(|p| ottla::replication::TopicPartition::new(topic.as_str(), p)).collect();
+        let ends = replica.runtime.block_on(replica.logs().log_ends(&partitions)).unwrap();
+        let held: i64 = ends.iter().map(|end| end.unwrap().end).sum();
+        assert_eq!(held, (round as i64 + 1) * 100);
+    }
+    replica.assert_follows(&follower, &leader, &topic);
+    // Without its follower the leader has too few.
+    follower.stop();
+    let follower = replica.follow(&leader, options);
+    leader.produce(&topic, 2, 2_000, 100, "none");
+    replica.assert_follows(&follower, &leader, &topic);
+}
+
+#[test]
+fn committed_offsets_follow_when_they_are_asked_for() {
+    for source in sources() {
+        let (topic, group, replica) = (fresh("groups"), fresh("group"), embedded());
+        source.create(&topic, 1, &[("retention.ms", "-1")]);
+        source.produce(&topic, 1, 0, 100, "none");
+        let mut options = following(&topic);
+        options.groups = Some(group.parse().unwrap());
+        let follower = replica.follow(&source, options);
+        assert_eq!(source.consume(&group, &topic, 60).len(), 60);
+        replica.assert_follows(&follower, &source, &topic);
+        replica.runtime.block_on(follower.caught_up(LONG)).unwrap();
+        let rest = replica.consume(&group, &topic, 40);
+        assert_eq!(rest.iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), (60..100).collect::<Vec<_>>());
     }
 }

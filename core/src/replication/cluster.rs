@@ -47,12 +47,19 @@ const TOPIC_RESOURCE: i8 = 2;
 #[derive(Clone, Debug)]
 pub struct ClusterSource {
     client: Client,
+    patience: Duration,
 }
 
 impl ClusterSource {
     /// The cluster that `client` reaches.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, patience: PATIENCE }
+    }
+
+    /// The same, trying what may pass for so long.
+    #[must_use]
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Its client.
@@ -68,7 +75,7 @@ impl ClusterSource {
         ask: impl Fn(i32, Arc<Cluster>, Vec<usize>) -> BoxFuture<'a, Result<Vec<(usize, Result<T>)>>> + Send + Sync + 'a,
     ) -> Vec<Result<T>> {
         let clock = self.client.clock();
-        let deadline = clock.monotonic().saturating_add(PATIENCE);
+        let deadline = clock.monotonic().saturating_add(self.patience);
         let mut answers: Vec<Option<Result<T>>> = partitions.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..partitions.len()).collect();
         for tries in 0.. {
@@ -230,6 +237,37 @@ impl ClusterSource {
         })
     }
 
+    /// The topics that `selection` chooses, of those that are there. Those that are `known` have the configuration they are known by.
+    pub(super) async fn topics_beyond(
+        &self,
+        selection: &Selection,
+        known: &BTreeMap<String, Topic>,
+    ) -> Result<Vec<Topic>> {
+        // Also where only names are chosen: a topic that is asked for by name is made, where brokers do that.
+        let cluster = self.client.retry(self.patience, || self.client.refresh_with(Topics::All, false)).await?;
+        let mut chosen: Vec<_> = cluster.topics.values().filter(|topic| selection.matches(&topic.name)).collect();
+        chosen.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let known = |topic: &crate::client::Topic| known.get(&*topic.name).filter(|known| known.id == topic.id);
+        let asked = chosen.iter().filter(|topic| known(topic).is_none());
+        let asked: Vec<Arc<str>> = asked.map(|topic| Arc::clone(&topic.name)).collect();
+        let mut configs = self.configs(&asked).await?;
+        let topics = chosen.into_iter().map(|topic| {
+            let replicas: Vec<Vec<i32>> = topic.partitions.iter().map(|known| known.replicas.clone()).collect();
+            let config = match known(topic) {
+                Some(known) => known.config.clone(),
+                None => configs.remove(&*topic.name).unwrap_or_default(),
+            };
+            Topic {
+                name: topic.name.to_string(),
+                id: topic.id,
+                replication_factor: replicas.first().map_or(-1, |first| i16::try_from(first.len()).unwrap_or(-1)),
+                partitions: replicas,
+                config,
+            }
+        });
+        Ok(topics.collect())
+    }
+
     /// The options that were set on `topics` themselves.
     async fn configs(&self, topics: &[Arc<str>]) -> Result<HashMap<String, Vec<(String, String)>>> {
         let mut configs = HashMap::new();
@@ -240,7 +278,7 @@ impl ClusterSource {
                 configuration_keys: None,
             });
             let request = DescribeConfigsRequest { resources: resources.collect(), ..Default::default() };
-            let response = self.client.retry(PATIENCE, || self.client.call_any(request.clone())).await?;
+            let response = self.client.retry(self.patience, || self.client.call_any(request.clone())).await?;
             for result in response.results {
                 if let Err(error) = check(result.error_code, result.error_message.as_deref(), &result.resource_name) {
                     // Read rights on records do not bring those on configurations.
@@ -264,7 +302,7 @@ impl ClusterSource {
 
     /// The groups that each broker coordinates.
     async fn groups(&self, selection: &Selection) -> Result<Vec<(i32, String)>> {
-        let cluster = self.client.retry(PATIENCE, || self.client.refresh_with(Topics::None, false)).await?;
+        let cluster = self.client.retry(self.patience, || self.client.refresh_with(Topics::None, false)).await?;
         let mut groups = Vec::new();
         for node_id in cluster.brokers.keys() {
             let list = || async {
@@ -272,7 +310,7 @@ impl ClusterSource {
                 check(response.error_code, None, format_args!("node={node_id}"))?;
                 Ok(response.groups)
             };
-            let listed = match self.client.retry(PATIENCE, list).await {
+            let listed = match self.client.retry(self.patience, list).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     log::warn!("groups cannot be listed: {error}");
                     continue;
@@ -356,7 +394,7 @@ impl ClusterSource {
             }
             asked
         };
-        match self.client.retry(PATIENCE, ask).await {
+        match self.client.retry(self.patience, ask).await {
             Ok(offsets) => Ok(Some(GroupOffsets { group: group.to_owned(), offsets })),
             Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Denied => {
@@ -377,7 +415,7 @@ struct Fetched {
 impl Source for ClusterSource {
     fn identity(&self) -> BoxFuture<'_, Result<Identity>> {
         async move {
-            let cluster = self.client.retry(PATIENCE, || self.client.refresh_with(Topics::None, false)).await?;
+            let cluster = self.client.retry(self.patience, || self.client.refresh_with(Topics::None, false)).await?;
             let bootstrap = &self.client.config().bootstrap_servers;
             let address: Vec<String> = bootstrap.iter().map(ToString::to_string).collect();
             Ok(Identity { cluster_id: cluster.cluster_id.clone(), address: address.join(",") })
@@ -387,24 +425,9 @@ impl Source for ClusterSource {
 
     fn topics<'a>(&'a self, selection: &'a Selection) -> BoxFuture<'a, Result<Vec<Topic>>> {
         async move {
-            // Also where only names are chosen: a topic that is asked for by name is made, where brokers do that.
-            let cluster = self.client.retry(PATIENCE, || self.client.refresh_with(Topics::All, false)).await?;
-            selection.check_found("topic", cluster.topics.keys().map(|name| &**name))?;
-            let mut chosen: Vec<_> = cluster.topics.values().filter(|topic| selection.matches(&topic.name)).collect();
-            chosen.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            let names: Vec<Arc<str>> = chosen.iter().map(|topic| Arc::clone(&topic.name)).collect();
-            let mut configs = self.configs(&names).await?;
-            let topics = chosen.into_iter().map(|topic| {
-                let replicas: Vec<Vec<i32>> = topic.partitions.iter().map(|known| known.replicas.clone()).collect();
-                Topic {
-                    name: topic.name.to_string(),
-                    id: topic.id,
-                    replication_factor: replicas.first().map_or(-1, |first| i16::try_from(first.len()).unwrap_or(-1)),
-                    partitions: replicas,
-                    config: configs.remove(&*topic.name).unwrap_or_default(),
-                }
-            });
-            Ok(topics.collect())
+            let topics = self.topics_beyond(selection, &BTreeMap::new()).await?;
+            selection.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
+            Ok(topics)
         }
         .boxed()
     }
@@ -517,7 +540,7 @@ impl Source for ClusterSource {
     ) -> BoxFuture<'a, Result<Bytes>> {
         async move {
             let clock = self.client.clock();
-            let deadline = clock.monotonic().saturating_add(PATIENCE);
+            let deadline = clock.monotonic().saturating_add(self.patience);
             let mut empty = 0;
             let mut is_anew = false;
             for tries in 0.. {

@@ -104,6 +104,15 @@ impl<'a> LogSink<'a> {
         Self { logs, parting, begun: Mutex::default() }
     }
 
+    /// Lets a partition begin where it was told to, although nothing has come yet: the source has nothing there.
+    pub(super) async fn begin_now(&self, partition: &TopicPartition) -> Result<()> {
+        let begun = self.begun().remove(partition);
+        match begun.filter(|start| *start > 0) {
+            Some(start) => self.logs.reset_copy(partition, start).await,
+            None => Ok(()),
+        }
+    }
+
     fn begun(&self) -> MutexGuard<'_, HashMap<TopicPartition, i64>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,10 +187,7 @@ impl Sink for LogSink<'_> {
 
     fn finish<'a>(&'a self, partition: &'a TopicPartition, bounds: Bounds) -> BoxFuture<'a, Result<()>> {
         async move {
-            let begun = self.begun().remove(partition);
-            if let Some(start) = begun.filter(|start| *start > 0) {
-                self.logs.reset_copy(partition, start).await?;
-            }
+            self.begin_now(partition).await?;
             self.logs.sync_copy(partition).await?;
             self.logs.raise_start(partition, bounds.start).await?;
             self.logs.raise_high_watermark(partition, bounds.end).await

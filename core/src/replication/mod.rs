@@ -10,6 +10,7 @@
 
 mod cluster;
 mod embedded;
+mod follower;
 mod logs;
 mod selection;
 
@@ -32,6 +33,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
+pub use follower::{Follower, FollowerOptions, PartitionStatus, replicate};
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
 pub use selection::Selection;
 
