@@ -43,7 +43,9 @@ fn sources() -> Vec<Broker> {
 
 fn embedded() -> Broker {
     let runtime = Runtime::new().unwrap();
-    let local = LocalBroker::in_memory(&runtime, BrokerConfig::default()).unwrap();
+    // A follower that goes away is soon not waited for.
+    let config = BrokerConfig { replica_lag_time_max_ms: 1_000, ..BrokerConfig::default() };
+    let local = LocalBroker::in_memory(&runtime, config).unwrap();
     Broker { runtime, bootstrap: "localhost:9092".to_owned(), local: Some(local) }
 }
 
@@ -456,5 +458,64 @@ fn committed_offsets_follow_when_they_are_asked_for() {
         replica.runtime.block_on(follower.caught_up(LONG)).unwrap();
         let rest = replica.consume(&group, &topic, 40);
         assert_eq!(rest.iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), (60..100).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_former_leader_gives_up_what_its_successor_never_had_and_follows() {
+    let (first, second, topic) = (embedded(), embedded(), fresh("failover"));
+    first.create(&topic, 2, &[("retention.ms", "-1")]);
+    first.produce(&topic, 2, 0, 1_000, "lz4");
+    let mut options = following(&topic);
+    options.replica_id = Some(1);
+    options.follow_deletions = true;
+    let follower = second.follow(&first, options.clone());
+    second.assert_follows(&follower, &first, &topic);
+    follower.stop();
+    // Nobody has these but the first, when the second takes over and goes another way.
+    first.produce(&topic, 2, 5_000, 300, "none");
+    second.runtime.block_on(second.logs().promote_copies(std::slice::from_ref(&topic))).unwrap();
+    second.produce(&topic, 2, 1_000, 100, "none");
+    assert_ne!(comparable(first.everything(&topic)), comparable(second.everything(&topic)));
+
+    options.replica_id = Some(0);
+    let follower = first.follow(&second, options);
+    first.assert_follows(&follower, &second, &topic);
+    second.produce(&topic, 2, 1_100, 100, "zstd");
+    first.assert_follows(&follower, &second, &topic);
+}
+
+#[test]
+fn a_topic_that_is_deleted_and_made_anew_is_followed_anew() {
+    let (leader, replica, topic) = (embedded(), embedded(), fresh("anew"));
+    leader.create(&topic, 1, &[("retention.ms", "-1")]);
+    leader.produce(&topic, 1, 0, 100, "none");
+    let mut options = following(&topic);
+    options.follow_deletions = true;
+    let follower = replica.follow(&leader, options);
+    replica.assert_follows(&follower, &leader, &topic);
+    leader.delete(&topic);
+    leader.create(&topic, 2, &[("retention.ms", "-1")]);
+    leader.produce(&topic, 2, 0, 50, "none");
+    replica.assert_follows(&follower, &leader, &topic);
+    leader.delete(&topic);
+    replica.runtime.block_on(follower.caught_up(LONG)).unwrap();
+    let left = replica.runtime.block_on(replica.logs().copies()).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+impl Broker {
+    fn delete(&self, topic: &str) {
+        use ottla::protocol::messages::DeleteTopicsRequest;
+        let request = DeleteTopicsRequest {
+            topic_names: vec![topic.to_owned()],
+            topics: vec![ottla::protocol::messages::delete_topics::DeleteTopicState {
+                name: Some(topic.to_owned()),
+                ..Default::default()
+            }],
+            timeout_ms: 30_000,
+        };
+        let response = self.runtime.block_on(self.source().client().call_any(request)).unwrap();
+        assert!(response.responses[0].error_code.is_ok(), "{response:?}");
     }
 }
