@@ -290,8 +290,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self, output: Output) -> Result<()> {
         let runtime = crate::native::Runtime::new()?;
-        let mut options = CheckOptions::default();
-        options.read_data = self.read_data;
+        let options = CheckOptions { read_data: self.read_data };
         let report =
             runtime.block_on(async { check(&Repository::open(objects(&self.repository)?).await?, options).await })?;
         for problem in &report.problems {

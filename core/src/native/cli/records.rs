@@ -385,7 +385,7 @@ impl Consume {
                         out.write_all(record.value.unwrap_or_default())?;
                     } else {
                         let mut headers = Vec::new();
-                        for header in record.headers.clone() {
+                        for header in record.headers {
                             let (name, value) = header?;
                             headers.push(json!([name, bytes_to_json(value)]));
                         }
