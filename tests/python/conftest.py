@@ -3,9 +3,8 @@
 import itertools
 import os
 
-import pytest
-
 import ottla
+import pytest
 
 _NUMBERS = itertools.count()
 

@@ -1,10 +1,11 @@
 """The embedded broker: addresses without a port, directories, the fixture, what is refused."""
 
 import socket
-
-import pytest
+import subprocess
+import sys
 
 import ottla
+import pytest
 from ottla import Broker, KafkaConsumer, KafkaProducer, errors
 
 pytest_plugins = ["pytester"]
@@ -32,13 +33,14 @@ def test_a_directory_keeps_records_and_is_given_back(tmp_path, topic):
 
 
 def test_a_directory_has_one_owner(tmp_path):
-    import subprocess
-    import sys
-
     with Broker(tmp_path / "data"):
         code = "import sys, ottla; ottla.Broker(sys.argv[1])"
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True, check=False, timeout=30
+            [sys.executable, "-c", code, str(tmp_path / "data")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
     assert done.returncode == 1
     assert "FencedError" in done.stderr
@@ -54,9 +56,9 @@ def test_a_port_in_use_is_refused_by_name():
 
 
 def test_options_are_kafkas_and_checked(topic):
-    with Broker(config={"num.partitions": 3, "auto.create.topics.enable": True, "retention.ms": 1000}) as broker:
-        with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
-            assert producer.partitions_for(topic) == {0, 1, 2}
+    config = {"num.partitions": 3, "auto.create.topics.enable": True, "retention.ms": 1000}
+    with Broker(config=config) as broker, KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        assert producer.partitions_for(topic) == {0, 1, 2}
     for config in ({"num.partitions": "many"}, {"no.such.option": 1}):
         with pytest.raises(errors.InvalidError, match=next(iter(config))):
             Broker(config=config)

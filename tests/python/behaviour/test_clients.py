@@ -1,14 +1,14 @@
 """What crosses the border between Python and the core: values, errors, callbacks, threads."""
 
+import asyncio
 import gc
 import json
 import logging
 import threading
 import time
 
-import pytest
-
 import ottla
+import pytest
 from ottla import (
     ConsumerRebalanceListener,
     KafkaAdminClient,
@@ -56,7 +56,9 @@ def test_a_record_comes_back_as_it_was_sent(servers, producer, topic):
     assert record._replace(value=1).value == 1
 
 
-@pytest.mark.parametrize("value", [b"", b"x" * 100_000, bytearray(b"ab"), memoryview(b"abc")[1:], memoryview(b"abcd").cast("H")])
+@pytest.mark.parametrize(
+    "value", [b"", b"x" * 100_000, bytearray(b"ab"), memoryview(b"abc")[1:], memoryview(b"abcd").cast("H")]
+)
 def test_values_are_bytes_of_any_kind(servers, producer, topic, value):
     producer.send(topic, value)
     producer.send(topic, None, key=b"k")
@@ -137,13 +139,13 @@ def test_a_dropped_producer_delivers_and_runs_its_callbacks(servers, topic):
 
 
 def test_serializers_get_topic_and_headers_and_functions_work_too(servers, topic):
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="serializer"):
         producer = KafkaProducer(
             bootstrap_servers=servers, key_serializer=str.encode, value_serializer=JsonSerializer()
         )
     producer.send(topic, {"a": [1, None]}, key="k")
     producer.close()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="serializer"):
         (record,) = consume(servers, topic, 1, key_deserializer=bytes.decode, value_deserializer=json.loads)
     assert (record.key, record.value) == ("k", {"a": [1, None]})
     assert record.serialized_value_size == len(b'{"a": [1, null]}')
@@ -154,9 +156,13 @@ def test_a_deserializer_that_raises_loses_nothing(servers, producer, topic):
         producer.send(topic, value, partition=0)
     producer.flush()
     partition = TopicPartition(topic, 0)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="serializer"):
         consumer = KafkaConsumer(
-            topic, bootstrap_servers=servers, auto_offset_reset="earliest", value_deserializer=int, consumer_timeout_ms=5000
+            topic,
+            bootstrap_servers=servers,
+            auto_offset_reset="earliest",
+            value_deserializer=int,
+            consumer_timeout_ms=5000,
         )
     assert next(consumer).value == 1
     for _ in range(2):
@@ -218,9 +224,7 @@ def test_pause_holds_back_what_was_read_ahead(servers, producer, topic):
         producer.send(topic, b"%d" % number, partition=0)
     producer.flush()
     partition = TopicPartition(topic, 0)
-    with KafkaConsumer(
-        bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=300
-    ) as consumer:
+    with KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=300) as consumer:
         consumer.assign([partition])
         assert next(consumer).offset == 0
         consumer.pause(partition)
@@ -370,7 +374,9 @@ def test_offsets_by_time_and_ends(servers, producer, topic):
 def test_admin_answers_with_plain_values(servers, producer, topic):
     partition = TopicPartition(topic, 0)
     with KafkaAdminClient(bootstrap_servers=servers) as admin:
-        created = admin.create_topics({topic: {"num_partitions": 2, "configs": {"retention.ms": 5000}}}, wait_for_metadata=True)
+        created = admin.create_topics(
+            {topic: {"num_partitions": 2, "configs": {"retention.ms": 5000}}}, wait_for_metadata=True
+        )
         assert created == {"topics": [{"name": topic, "error_code": 0, "error_message": None}]}
         with pytest.raises(errors.TopicAlreadyExistsError):
             admin.create_topics([topic])
@@ -384,7 +390,7 @@ def test_admin_answers_with_plain_values(servers, producer, topic):
         configs = admin.describe_configs([resource])["topic"][topic]
         assert configs["retention.ms"]["value"] == "5000"
         assert admin.alter_configs([ConfigResource("TOPIC", topic, {"retention.ms": 6000})]) == {"topic": {topic: "OK"}}
-        with pytest.raises(ValueError, match="no.such"):
+        with pytest.raises(ValueError, match="no such options"):
             admin.alter_configs([ConfigResource("TOPIC", topic, {"no.such": 1})])
         admin.reset_configs([ConfigResource("TOPIC", topic)])
         assert "retention.ms" not in admin.describe_configs([resource])["topic"][topic]
@@ -448,8 +454,6 @@ def test_metrics_have_both_shapes(servers, producer, topic):
 
 
 def test_a_coroutine_waits_for_an_acknowledgement(producer, topic):
-    import asyncio
-
     async def send():
         return await producer.send(topic, b"x")
 

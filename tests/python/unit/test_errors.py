@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 
 import pytest
-
 from ottla import _ottla, errors
 
 SURFACE = json.loads((Path(__file__).parents[2] / "data" / "kafka_python_surface.json").read_text())

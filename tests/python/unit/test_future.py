@@ -5,7 +5,6 @@ import logging
 import threading
 
 import pytest
-
 from ottla import errors
 from ottla.future import Future
 

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from ottla import KafkaConsumer, KafkaProducer, TopicPartition, _options
 from ottla.coordinator.assignors.abstract import AbstractPartitionAssignor
 from ottla.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -29,9 +28,13 @@ def test_an_unknown_option_is_refused_as_kafka_python_does():
 
 def test_only_what_was_given_goes_to_the_core():
     assert core("producer") == {"bootstrap_servers": "localhost"}
-    given = core("producer", linger_ms=5, retries=math.inf, acks="all", key_serializer=None, bootstrap_servers=["a:1", "b"])
+    given = core(
+        "producer", linger_ms=5, retries=math.inf, acks="all", key_serializer=None, bootstrap_servers=["a:1", "b"]
+    )
     assert given == {"bootstrap_servers": "a:1,b", "linger_ms": 5, "retries": math.inf, "acks": -1}
-    given = core("consumer", partition_assignment_strategy=[RoundRobinPartitionAssignor, "range"], consumer_timeout_ms=5)
+    given = core(
+        "consumer", partition_assignment_strategy=[RoundRobinPartitionAssignor, "range"], consumer_timeout_ms=5
+    )
     assert given == {"bootstrap_servers": "localhost", "partition_assignment_strategy": ["roundrobin", "range"]}
 
 

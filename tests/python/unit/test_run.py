@@ -7,11 +7,12 @@ import sys
 import textwrap
 
 import pytest
-
 from ottla import run
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("3s", 3), ("500ms", 0.5), ("2", 2), ("1.5 s", 1.5), ("1m", 60), ("1h", 3600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3s", 3), ("500ms", 0.5), ("2", 2), ("1.5 s", 1.5), ("1m", 60), ("1h", 3600)]
+)
 def test_durations_have_units(text, seconds):
     assert run.duration(text) == seconds
 

@@ -3,12 +3,12 @@
 import importlib
 import inspect
 import json
+import re
 import selectors
 from pathlib import Path
 
-import pytest
-
 import ottla
+import pytest
 
 SURFACE = json.loads((Path(__file__).parents[2] / "data" / "kafka_python_surface.json").read_text())
 MODULES = SURFACE["modules"]
@@ -36,11 +36,27 @@ LATER_METHODS = {
     "KafkaProducer": {"max_usable_produce_magic"},
     # ACLs, quorums, reassignments, SCRAM users, transactions: an issue of their own.
     "KafkaAdminClient": {
-        "api_versions", "abort_transaction", "alter_partition_reassignments", "alter_replica_log_dirs",
-        "alter_user_scram_credentials", "create_acls", "delete_acls", "describe_acls", "describe_features",
-        "describe_log_dirs", "describe_metadata_quorum", "describe_producers", "describe_topic_partitions",
-        "describe_transactions", "describe_user_scram_credentials", "elect_leaders", "find_hanging_transactions",
-        "get_broker_version_data", "list_config_resources", "list_partition_reassignments", "list_transactions",
+        "api_versions",
+        "abort_transaction",
+        "alter_partition_reassignments",
+        "alter_replica_log_dirs",
+        "alter_user_scram_credentials",
+        "create_acls",
+        "delete_acls",
+        "describe_acls",
+        "describe_features",
+        "describe_log_dirs",
+        "describe_metadata_quorum",
+        "describe_producers",
+        "describe_topic_partitions",
+        "describe_transactions",
+        "describe_user_scram_credentials",
+        "elect_leaders",
+        "find_hanging_transactions",
+        "get_broker_version_data",
+        "list_config_resources",
+        "list_partition_reassignments",
+        "list_transactions",
         "update_features",
     },
 }
@@ -80,7 +96,6 @@ def parameters(signature):
 def parse(text):
     """Read a signature's text; defaults that are objects are read as their text."""
     names = {}
-    import re
 
     def stand_in(match):
         name = f"_default_{len(names)}"
@@ -118,9 +133,7 @@ def test_class_is_there_with_its_bases(module, name, facts):
         assert base in known
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "facts"), [case for case in classes() if "fields" in case.values[2]]
-)
+@pytest.mark.parametrize(("module", "name", "facts"), [case for case in classes() if "fields" in case.values[2]])
 def test_named_tuple_has_its_fields_and_defaults(module, name, facts):
     cls = find(module, name)
     assert list(cls._fields) == facts["fields"]
@@ -129,17 +142,13 @@ def test_named_tuple_has_its_fields_and_defaults(module, name, facts):
     assert cls.__slots__ == ()
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "facts"), [case for case in classes() if "members" in case.values[2]]
-)
+@pytest.mark.parametrize(("module", "name", "facts"), [case for case in classes() if "members" in case.values[2]])
 def test_enumeration_has_its_members(module, name, facts):
     cls = find(module, name)
     assert {member.name: member.value for member in cls} == facts["members"]
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "facts"), [case for case in classes() if "constants" in case.values[2]]
-)
+@pytest.mark.parametrize(("module", "name", "facts"), [case for case in classes() if "constants" in case.values[2]])
 def test_class_has_its_constants(module, name, facts):
     cls = find(module, name)
     for constant, value in facts["constants"].items():
@@ -208,7 +217,8 @@ def test_options_and_defaults_are_kafka_pythons(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "TopicPartition", "OffsetAndMetadata", "IsolationLevel"]
+    "name",
+    ["KafkaConsumer", "KafkaProducer", "KafkaAdminClient", "TopicPartition", "OffsetAndMetadata", "IsolationLevel"],
 )
 def test_top_level_names_are_there(name):
     assert name in ottla.__all__
