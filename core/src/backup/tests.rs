@@ -734,3 +734,44 @@ fn a_backup_can_be_spawned() {
     is_send(&report);
     let _: Result<(), Error> = block_on(report).map(drop);
 }
+
+/// The repository in `tests/data/repository-1`, written by the first version of the format. `OTTLA_RECORD=1` writes it anew,
+/// which is right only before a format is released.
+#[test]
+fn a_repository_of_format_1_is_written_and_read_as_ever() {
+    let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/repository-1"));
+    let bench = Bench::new();
+    let cluster = MemoryCluster::with_orders();
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    cluster.lock().log("orders", 1).append(2, 3, 10);
+    bench.backup(&cluster).unwrap();
+    let written = bench.objects.contents();
+    if std::env::var_os("OTTLA_RECORD").is_some() {
+        let _ = std::fs::remove_dir_all(directory);
+        for (path, bytes) in &written {
+            let file = directory.join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, bytes).unwrap();
+        }
+    }
+    let recorded = MemoryObjects::default();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(directory).unwrap().to_str().unwrap().replace('\\', "/");
+                recorded.overwrite(&name, Bytes::from(std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    assert_eq!(recorded.contents(), written);
+    let bench = Bench { objects: recorded, ..Bench::new() };
+    assert!(bench.check(true).unwrap().is_sound());
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
