@@ -25,7 +25,14 @@ producer = Producer(
     }
 )
 ended = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+
+def await_end() -> None:
+    sys.stdin.read()
+    ended.set()
+
+
+threading.Thread(target=await_end, daemon=True).start()
 
 
 def acknowledged(error: KafkaError | None, message: Message) -> None:
