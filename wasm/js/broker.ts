@@ -1,7 +1,9 @@
 import type { Broker as Handle } from '../build/glue.js';
+import { type Admin, makeAdmin } from './admin.js';
 import { alive } from './alive.js';
 import { type Consumer, type ConsumerOptions, makeConsumer } from './consumer.js';
 import { OttlaError } from './errors.js';
+import type { ClientOptions } from './options.js';
 import { type Glue, module } from './module.js';
 import { makeProducer, type Producer, type ProducerOptions } from './producer.js';
 
@@ -84,6 +86,11 @@ export class Broker {
     );
     this.#open.add(consumer);
     return consumer;
+  }
+
+  /** Topics, configurations, groups and offsets of this broker. */
+  admin(options: ClientOptions = {}): Admin {
+    return makeAdmin(this.#running().admin(options));
   }
 
   /** Closes its clients (producers deliver what they have), then itself. What was in memory is gone. */

@@ -132,7 +132,7 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   }
 
   static {
-    make = (...parts) => new Consumer(...parts);
+    make = (...parts) => new this(...parts);
   }
 
   /**
@@ -504,8 +504,8 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   }
 }
 
-/** Partitions as the module takes them. */
-function split(partitions: readonly TopicPartition[]): [string[], Int32Array] {
+/** @internal Partitions as the module takes them. */
+export function split(partitions: readonly TopicPartition[]): [string[], Int32Array] {
   return [
     partitions.map(({ topic }) => {
       if (typeof topic !== 'string') {
@@ -522,8 +522,8 @@ function split(partitions: readonly TopicPartition[]): [string[], Int32Array] {
   ];
 }
 
-/** Partitions as the module returns them. */
-function joined(flat: readonly unknown[]): TopicPartition[] {
+/** @internal Partitions as the module returns them. */
+export function joined(flat: readonly unknown[]): TopicPartition[] {
   const partitions: TopicPartition[] = [];
   for (let index = 0; index < flat.length; index += 2) {
     partitions.push({ topic: flat[index] as string, partition: flat[index + 1] as number });
@@ -535,7 +535,8 @@ function isIn(record: ConsumerRecord, { topic, partition }: TopicPartition): boo
   return record.partition === partition && record.topic === topic;
 }
 
-function whole(number: number, name: string): number {
+/** @internal A number that is whole, and exact. */
+export function whole(number: number, name: string): number {
   if (!Number.isSafeInteger(number)) {
     throw new OttlaError('invalid', `expected a whole number name=${name} value=${number}`);
   }

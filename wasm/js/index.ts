@@ -1,4 +1,19 @@
 /// <reference lib="esnext.disposable" preserve="true" />
+export {
+  Admin,
+  type AdminOptions,
+  type AlterOptions,
+  type ClusterDescription,
+  type ConfigEntry,
+  type ConfigResource,
+  type GroupDescription,
+  type GroupListing,
+  type ListedOffset,
+  type MemberDescription,
+  type NewTopic,
+  type PartitionDescription,
+  type TopicDescription,
+} from './admin.js';
 export { Broker, type BrokerOptions } from './broker.js';
 export {
   Consumer,

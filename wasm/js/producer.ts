@@ -113,7 +113,7 @@ export class Producer {
   }
 
   static {
-    make = (open, closed) => new Producer(open, closed);
+    make = (open, closed) => new this(open, closed);
   }
 
   /**

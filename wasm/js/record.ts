@@ -48,7 +48,7 @@ export class ConsumerRecord implements TopicPartition {
   }
 
   static {
-    makeRecord = (...parts) => new ConsumerRecord(...parts);
+    makeRecord = (...parts) => new this(...parts);
   }
 
   /** The key, or null. */

@@ -12,9 +12,10 @@ use ottla::transport::{Embedded, RunInline};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
+use crate::admin::Admin;
 use crate::clock::PlatformClock;
 use crate::consumer::Consumer;
-use crate::error::to_js;
+use crate::error::thrown;
 use crate::producer::Producer;
 use crate::values::{invalid, options};
 
@@ -53,8 +54,8 @@ impl Broker {
             check_topic_config(&name, &value).map_err(invalid)?;
             config.topic_defaults.insert(name, value);
         }
-        let embedded = Embedded::open(device, config, Arc::clone(&clock), Arc::new(RunInline), seed()?)
-            .map_err(|error| to_js(&error))?;
+        let embedded =
+            Embedded::open(device, config, Arc::clone(&clock), Arc::new(RunInline), seed()?).map_err(thrown)?;
         spawn_local(embedded.drive());
         Ok(Self { embedded, clock })
     }
@@ -62,12 +63,12 @@ impl Broker {
     /// The cluster's id.
     #[wasm_bindgen(getter, js_name = clusterId)]
     pub fn cluster_id(&self) -> Result<String, JsValue> {
-        self.embedded.cluster_id().map_err(|error| to_js(&error))
+        self.embedded.cluster_id().map_err(thrown)
     }
 
     /// A producer on it; see `Producer` for what the functions are told.
     pub fn producer(&self, config: &JsValue, delivered: Function, failed: Function) -> Result<Producer, JsValue> {
-        let (client, config) = ProducerConfig::from_options(&options(config)?).map_err(|error| to_js(&error))?;
+        let (client, config) = ProducerConfig::from_options(&options(config)?).map_err(thrown)?;
         let (producer, driver) = client::Producer::new(self.client(client)?, config);
         spawn_local(driver);
         Ok(Producer::new(producer, delivered, failed))
@@ -75,15 +76,21 @@ impl Broker {
 
     /// A consumer on it.
     pub fn consumer(&self, config: &JsValue) -> Result<Consumer, JsValue> {
-        let (client, config) = ConsumerConfig::from_options(&options(config)?).map_err(|error| to_js(&error))?;
+        let (client, config) = ConsumerConfig::from_options(&options(config)?).map_err(thrown)?;
         let (consumer, driver) = client::Consumer::new(self.client(client)?, config);
         spawn_local(driver);
         Ok(Consumer::new(consumer))
     }
 
+    /// An admin of it.
+    pub fn admin(&self, config: &JsValue) -> Result<Admin, JsValue> {
+        let config = ClientConfig::from_options(&options(config)?).map_err(thrown)?;
+        Ok(Admin::new(client::Admin::new(self.client(config)?)))
+    }
+
     /// Answers who waits, and gives everything back.
     pub fn close(&self) -> Result<(), JsValue> {
-        self.embedded.close().map_err(|error| to_js(&error))
+        self.embedded.close().map_err(thrown)
     }
 }
 

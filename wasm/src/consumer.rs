@@ -16,7 +16,7 @@ use send_wrapper::SendWrapper;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 
-use crate::error::to_js;
+use crate::error::thrown;
 use crate::values::{milliseconds, partitions};
 
 /// A consumer, as js/consumer.ts drives it. Partitions come as two lists, of topics and of numbers.
@@ -118,11 +118,7 @@ impl Consumer {
         let timeout = milliseconds(timeout_ms);
         future_to_promise(async move {
             let poll = async {
-                if ahead {
-                    core.poll_ahead(timeout, max_records).await
-                } else {
-                    core.poll(timeout, max_records).await
-                }
+                if ahead { core.poll_ahead(timeout, max_records).await } else { core.poll(timeout, max_records).await }
             };
             pin_mut!(poll);
             let polled = match select(poll, stopped).await {
@@ -268,12 +264,7 @@ impl Consumer {
     }
 
     /// What the group committed, in the order of the partitions: offset, metadata and leader epoch of each, or null.
-    pub async fn committed(
-        &self,
-        topics: Vec<String>,
-        numbers: Vec<i32>,
-        timeout_ms: f64,
-    ) -> Result<Array, JsValue> {
+    pub async fn committed(&self, topics: Vec<String>, numbers: Vec<i32>, timeout_ms: f64) -> Result<Array, JsValue> {
         let core = self.core.clone();
         let wanted = partitions(topics, &numbers);
         let found = core.committed(&wanted, milliseconds(timeout_ms)).await.map_err(thrown)?;
@@ -336,7 +327,6 @@ pub struct Stop {
 impl Stop {
     /// For one poll, or several in turn.
     #[wasm_bindgen(constructor)]
-    #[expect(clippy::new_without_default, reason = "only JavaScript makes them")]
     pub fn new() -> Self {
         let (sender, receiver) = oneshot::channel();
         Self { sender: Some(sender), receiver: receiver.shared() }
@@ -349,15 +339,12 @@ impl Stop {
     }
 }
 
-fn thrown(error: Error) -> JsValue {
-    to_js(&error)
-}
-
 fn listener(listens: bool) -> Listener {
     if listens { Listener::Waits } else { Listener::None }
 }
 
-fn flat(partitions: &[TopicPartition]) -> Array {
+/// Partitions as the other side takes them: topic, number, topic, number…
+pub(crate) fn flat(partitions: &[TopicPartition]) -> Array {
     let list = Array::new();
     for partition in partitions {
         list.push(&JsValue::from_str(&partition.topic));

@@ -75,6 +75,11 @@ pub(crate) fn to_js(error: &Error) -> JsValue {
     })
 }
 
+/// For `map_err`.
+pub(crate) fn thrown(error: Error) -> JsValue {
+    to_js(&error)
+}
+
 /// The kind's name in JavaScript.
 fn kind(kind: ErrorKind) -> &'static str {
     match kind {

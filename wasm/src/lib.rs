@@ -7,6 +7,7 @@
 // What wasm-bindgen exports has to be `pub`, though no Rust code can reach it.
 #![allow(unreachable_pub)]
 
+mod admin;
 mod broker;
 mod clock;
 mod consumer;

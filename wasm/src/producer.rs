@@ -14,7 +14,7 @@ use send_wrapper::SendWrapper;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
-use crate::error::to_js;
+use crate::error::{thrown, to_js};
 use crate::values::{Cursor, milliseconds};
 
 /// A producer, as js/producer.ts drives it.
@@ -83,7 +83,7 @@ impl Producer {
         if !inner.state.borrow().at_work {
             while !cursor.is_empty() {
                 let before = cursor.position();
-                if !inner.send_one(&mut cursor, sequence).map_err(|error| to_js(&error))? {
+                if !inner.send_one(&mut cursor, sequence).map_err(thrown)? {
                     cursor.set_position(before);
                     break;
                 }
@@ -108,9 +108,9 @@ impl Producer {
         let inner = Rc::clone(&self.inner);
         let clock = Arc::clone(inner.core.client().clock());
         let deadline = clock.monotonic().saturating_add(milliseconds(timeout_ms));
-        inner.emptied(deadline.saturating_sub(clock.monotonic())).await.map_err(|error| to_js(&error))?;
+        inner.emptied(deadline.saturating_sub(clock.monotonic())).await.map_err(thrown)?;
         let left = deadline.saturating_sub(clock.monotonic());
-        inner.core.flush(left).await.map_err(|error| to_js(&error))
+        inner.core.flush(left).await.map_err(thrown)
     }
 
     /// Takes no more records, delivers what it has for up to `timeout_ms` and fails the rest.
@@ -121,7 +121,7 @@ impl Producer {
         // What is still in the backlog then is refused by the closed producer.
         drop(inner.emptied(milliseconds(timeout_ms)).await);
         let left = deadline.saturating_sub(clock.monotonic());
-        let closed = inner.core.close(left).await.map_err(|error| to_js(&error));
+        let closed = inner.core.close(left).await.map_err(thrown);
         drop(inner.emptied(Duration::MAX).await);
         closed
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use js_sys::{Array, Object};
-use ottla::client::{Options, TopicPartition};
 use ottla::client::config::Value;
+use ottla::client::{Options, TopicPartition};
 use ottla::{Error, ErrorKind};
 use wasm_bindgen::prelude::*;
 
@@ -44,10 +44,8 @@ fn option(name: &str, value: &JsValue) -> Result<Value, JsValue> {
     if let Some(text) = value.as_string() {
         return Ok(Value::Text(text));
     }
-    if let Some(list) = value.dyn_ref::<Array>() {
-        if let Some(texts) = list.iter().map(|text| text.as_string()).collect() {
-            return Ok(Value::List(texts));
-        }
+    if let Some(texts) = value.dyn_ref::<Array>().and_then(|list| list.iter().map(|text| text.as_string()).collect()) {
+        return Ok(Value::List(texts));
     }
     Err(invalid(format!("option is not a text, a number, a boolean or a list of texts name={name}")))
 }
