@@ -39,7 +39,7 @@ test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
 	@$(phase) "interoperability tests" $(pytest) tests/interop $(TESTS)
 
 test-wasm: ## the wasm package, in Node.js
-	@if [ -x scripts/wasm ]; then $(phase) "wasm package, for tests" scripts/wasm && $(phase) "wasm tests" node --test tests/wasm/; else echo "test-wasm: there is no scripts/wasm yet"; fi
+	@if [ -x scripts/wasm ]; then $(phase) "wasm package, for tests" scripts/wasm && $(phase) "wasm tests" node --test tests/wasm/*.test.mjs; else echo "test-wasm: there is no scripts/wasm yet"; fi
 
 test-examples: ## each example, as a user runs it
 	@if [ -x examples/run ]; then $(PYTHON) scripts/venv examples && $(phase) "examples" examples/run; else echo "test-examples: there is no examples/run yet"; fi

@@ -1,5 +1,8 @@
-import * as glue from '../build/glue.js';
+import { Broker, initSync, setErrors, Stop } from '../build/glue.js';
 import { fromParts, OttlaError } from './errors.js';
+
+/** What the rest needs of the glue; its own loader, which would look for a file that is not packed, is left out. */
+const glue = { Broker, Stop };
 
 /** @internal The module's own classes. */
 export type Glue = typeof glue;
@@ -41,8 +44,8 @@ async function instantiate(source?: ModuleSource): Promise<Glue> {
   } else {
     throw new Error('this platform has no loader');
   }
-  glue.initSync({ module: compiled });
-  glue.setErrors(fromParts);
+  initSync({ module: compiled });
+  setErrors(fromParts);
   return glue;
 }
 
