@@ -38,7 +38,8 @@ test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
 	@$(phase) "real Kafka clients" $(PYTHON) scripts/peers
 	@$(phase) "interoperability tests" $(pytest) tests/interop $(TESTS)
 
-test-wasm: ## the wasm package, in Node.js
+test-wasm: ## the wasm package, in Node.js and in Chromium
+	@scripts/apt chromium || true
 	@if [ -x scripts/wasm ]; then $(phase) "wasm package, for tests" scripts/wasm && $(phase) "wasm tests" node --test tests/wasm/*.test.mjs; else echo "test-wasm: there is no scripts/wasm yet"; fi
 
 test-examples: ## each example, as a user runs it

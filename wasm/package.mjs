@@ -36,7 +36,8 @@ for (const file of readdirSync(join(here, 'pkg/types'))) {
 writeFileSync(join(here, 'pkg/cjs/package.json'), '{ "type": "commonjs" }\n');
 
 // One file for browsers, workers and bundlers; one for Node, with a module that exports the same objects.
-const shared = { bundle: true, target: 'es2022', legalComments: 'none', logLevel: 'warning', absWorkingDir: here };
+// The names of classes are seen in consoles.
+const shared = { bundle: true, keepNames: true, target: 'es2022', legalComments: 'none', logLevel: 'warning', absWorkingDir: here };
 await esbuild.build({ ...shared, entryPoints: ['js/browser.ts'], outfile: 'pkg/ottla.js', format: 'esm', platform: 'browser' });
 await esbuild.build({
   ...shared,

@@ -8,19 +8,29 @@ export function setHold(how: (hold: boolean) => void): void {
   hold = how;
 }
 
-/** @internal Keeps the process running until `promise` is settled. */
-export async function alive<T>(promise: Promise<T>): Promise<T> {
+/** @internal Somebody waits: the process keeps running until as many have left as have entered. */
+export function enter(): void {
   waiting += 1;
   if (waiting === 1) {
     hold(true);
   }
+}
+
+/** @internal */
+export function leave(): void {
+  waiting -= 1;
+  if (waiting === 0) {
+    hold(false);
+  }
+}
+
+/** @internal Keeps the process running until `promise` is settled. */
+export async function alive<T>(promise: Promise<T>): Promise<T> {
+  enter();
   try {
     return await promise;
   } finally {
-    waiting -= 1;
-    if (waiting === 0) {
-      hold(false);
-    }
+    leave();
   }
 }
 

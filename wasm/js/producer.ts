@@ -1,5 +1,5 @@
 import type { Producer as Handle } from '../build/glue.js';
-import { alive, breathe, isDue, later } from './alive.js';
+import { alive, breathe, enter, isDue, later, leave } from './alive.js';
 import { OttlaError } from './errors.js';
 import type { ClientOptions } from './options.js';
 import { aborted, type Waiting } from './waiting.js';
@@ -122,22 +122,23 @@ export class Producer {
    * Bytes are taken over before this returns, so a buffer may be used again.
    */
   send(record: ProducerRecord): Promise<RecordMetadata> {
-    return alive(
-      new Promise<RecordMetadata>((resolve, reject) => {
-        if (this.#closing) {
-          throw new OttlaError('closed', 'the producer is closed');
-        }
-        this.#frames.put(this.#topic(record.topic), record);
-        this.#sent.set(this.#next, { topic: record.topic, resolve, reject });
-        if (this.#next === this.#staged) {
-          queueMicrotask(() => this.#handOver());
-        }
-        this.#next += 1;
-        if (this.#frames.size >= HANDOVER_BYTES) {
-          this.#handOver();
-        }
-      }),
-    );
+    return new Promise<RecordMetadata>((resolve, reject) => {
+      if (this.#closing) {
+        throw new OttlaError('closed', 'the producer is closed');
+      }
+      this.#frames.put(this.#topic(record.topic), record);
+      this.#sent.set(this.#next, { topic: record.topic, resolve, reject });
+      if (this.#sent.size === 1) {
+        enter();
+      }
+      if (this.#next === this.#staged) {
+        queueMicrotask(() => this.#handOver());
+      }
+      this.#next += 1;
+      if (this.#frames.size >= HANDOVER_BYTES) {
+        this.#handOver();
+      }
+    });
   }
 
   /**
@@ -212,7 +213,9 @@ export class Producer {
 
   #take(sequence: number): Sent | undefined {
     const sent = this.#sent.get(sequence);
-    this.#sent.delete(sequence);
+    if (this.#sent.delete(sequence) && this.#sent.size === 0) {
+      leave();
+    }
     return sent;
   }
 }
