@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use ottla::client::{
-    Admin, ClientConfig, Consumer, ConsumerConfig, NewTopic, Options, Producer, ProducerConfig, SendError, TopicPartition,
+    Admin, ClientConfig, Consumer, ConsumerConfig, NewTopic, Options, Producer, ProducerConfig, SendError,
+    TopicPartition,
 };
 use ottla::native::Runtime;
 
@@ -62,7 +63,8 @@ fn main() {
 
     let values: Vec<Vec<u8>> = (0..1000)
         .map(|i| {
-            let mut value = format!("{{\"id\":{i},\"name\":\"record {i}\",\"amount\":{}.{},\"tags\":[", i * 7919 % 10_007, i % 100);
+            let mut value =
+                format!("{{\"id\":{i},\"name\":\"record {i}\",\"amount\":{}.{},\"tags\":[", i * 7919 % 10_007, i % 100);
             let mut n: u64 = i as u64;
             while value.len() < size - 2 {
                 n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

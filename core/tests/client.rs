@@ -20,7 +20,6 @@ const LONG: Duration = Duration::from_secs(30);
 /// A broker to test against.
 struct Broker {
     runtime: Runtime,
-    name: &'static str,
     bootstrap: String,
     local: Option<Arc<LocalBroker>>,
 }
@@ -29,11 +28,10 @@ struct Broker {
 fn brokers() -> Vec<Broker> {
     let runtime = Runtime::new().unwrap();
     let local = LocalBroker::in_memory(&runtime, BrokerConfig::default()).unwrap();
-    let mut brokers =
-        vec![Broker { runtime, name: "embedded", bootstrap: "localhost:9092".to_owned(), local: Some(local) }];
+    let mut brokers = vec![Broker { runtime, bootstrap: "localhost:9092".to_owned(), local: Some(local) }];
     match std::env::var("OTTLA_TEST_KAFKA") {
         Ok(bootstrap) => {
-            brokers.push(Broker { runtime: Runtime::new().unwrap(), name: "Kafka", bootstrap, local: None });
+            brokers.push(Broker { runtime: Runtime::new().unwrap(), bootstrap, local: None });
         }
         Err(_) => eprintln!("not tested against Kafka: OTTLA_TEST_KAFKA=HOST:PORT names none"),
     }
@@ -219,7 +217,7 @@ fn positions_move_by_poll_by_seek_and_by_reset() {
         consumer.seek(&partition, 0).unwrap();
         let polled = broker.runtime.block_on(consumer.poll(Duration::from_millis(200), None)).unwrap();
         assert!(polled.is_empty());
-        assert_eq!(consumer.paused(), [partition.clone()]);
+        assert_eq!(consumer.paused(), std::slice::from_ref(&partition));
         consumer.resume(std::slice::from_ref(&partition)).unwrap();
         assert_eq!(broker.consume(&consumer, 100).len(), 100);
         broker.runtime.block_on(async {

@@ -92,11 +92,9 @@ impl Broker {
     }
 
     fn create(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
-            name: (*name).to_owned(),
-            value: Some((*value).to_owned()),
-            ..Default::default()
-        });
+        let configs = configs
+            .iter()
+            .map(|(name, value)| CreatableTopicConfig { name: (*name).to_owned(), value: Some((*value).to_owned()) });
         let request = CreateTopicsRequest {
             topics: vec![CreatableTopic {
                 name: topic.to_owned(),
@@ -325,11 +323,9 @@ impl Broker {
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
                 name: topic.to_owned(),
-                partitions: vec![DeleteRecordsPartition { partition_index: partition, offset, ..Default::default() }],
-                ..Default::default()
+                partitions: vec![DeleteRecordsPartition { partition_index: partition, offset }],
             }],
             timeout_ms: 30_000,
-            ..Default::default()
         };
         let response = self.runtime.block_on(self.source().client().call_any(request)).unwrap();
         assert!(response.topics[0].partitions[0].error_code.is_ok(), "{response:?}");
@@ -406,12 +402,7 @@ impl Broker {
         use ottla::protocol::messages::CreatePartitionsRequest;
         use ottla::protocol::messages::create_partitions::CreatePartitionsTopic;
         let request = CreatePartitionsRequest {
-            topics: vec![CreatePartitionsTopic {
-                name: topic.to_owned(),
-                count: partitions,
-                assignments: None,
-                ..Default::default()
-            }],
+            topics: vec![CreatePartitionsTopic { name: topic.to_owned(), count: partitions, assignments: None }],
             timeout_ms: 30_000,
             ..Default::default()
         };

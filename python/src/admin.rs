@@ -19,6 +19,12 @@ use crate::errors;
 use crate::runtime::{Address, Held, Shared};
 use crate::values;
 
+/// How many partitions a topic shall have, and the brokers of each new one.
+type More = (i32, Option<Vec<Vec<i32>>>);
+
+/// A resource's kind and name, and for each option the operation and the value.
+type Changes = (i8, String, BTreeMap<String, (u8, String)>);
+
 /// What `KafkaAdminClient` does in Rust.
 #[pyclass(subclass, frozen, weakref, module = "ottla._ottla")]
 #[derive(Default)]
@@ -219,7 +225,7 @@ impl Admin {
     fn _create_partitions(
         &self,
         py: Python<'_>,
-        topics: BTreeMap<String, (i32, Option<Vec<Vec<i32>>>)>,
+        topics: BTreeMap<String, More>,
         validate_only: bool,
         timeout_ms: f64,
     ) -> PyResult<Vec<(String, Fault)>> {
@@ -307,7 +313,7 @@ impl Admin {
     fn _alter_configs(
         &self,
         py: Python<'_>,
-        changes: Vec<(i8, String, BTreeMap<String, (u8, String)>)>,
+        changes: Vec<Changes>,
         validate_only: bool,
         timeout_ms: f64,
     ) -> PyResult<Vec<(i8, String, Fault)>> {

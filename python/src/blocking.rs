@@ -92,11 +92,6 @@ impl Deadline {
         Self(Instant::now().checked_add(timeout))
     }
 
-    /// After so many milliseconds, as Python says it: `None` and infinity are never.
-    pub(crate) fn after_ms(timeout_ms: Option<f64>) -> Self {
-        Self::after_seconds(timeout_ms.map(|ms| ms / 1000.0))
-    }
-
     /// After so many seconds, as Python says it: `None` and infinity are never.
     pub(crate) fn after_seconds(timeout: Option<f64>) -> Self {
         match timeout {

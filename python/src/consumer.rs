@@ -429,7 +429,7 @@ impl Inner {
                 first.entry(chunk.source.name.clone()).or_insert(entry.offset);
             }
         }
-        let mut make = || {
+        let make = || {
             for mut chunk in chunks {
                 while let Some(taken) = chunk.take() {
                     let record = self.make(py, &taken)?;

@@ -38,10 +38,10 @@ impl Shared {
     /// The process's runtime, which is started if nobody has it.
     pub(crate) fn open() -> PyResult<Self> {
         let mut current = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(owned) = current.upgrade() {
-            if owned.life.goes_on() {
-                return Ok(Self(owned));
-            }
+        if let Some(owned) = current.upgrade()
+            && owned.life.goes_on()
+        {
+            return Ok(Self(owned));
         }
         let runtime = Runtime::new().map_err(|error| PyOSError::new_err(format!("cannot start threads: {error}")))?;
         let owned = Arc::new(Owned { runtime: Some(runtime), life: Life::now() });
