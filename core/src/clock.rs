@@ -1,6 +1,6 @@
 //! Time, for the code that waits: what it is now, how long something took, and sleeping.
 //!
-//! Rooms that decide never see a clock: they are handed a [`Timestamp`](crate::Timestamp) as an argument.
+//! Rooms that decide never see a clock: they are handed a [`Timestamp`] as an argument.
 
 use std::fmt::Debug;
 use std::future::poll_fn;

@@ -1,8 +1,8 @@
 //! Backup: snapshots of topics and groups in a repository, and back.
 //!
 //! A repository is a directory, a bucket or memory ([`ObjectStore`]) with immutable objects in it. [`backup`] copies what is
-//! new since an older snapshot ([`copy`](crate::replication::copy) with a repository as its sink) and commits a snapshot by
-//! one put; [`restore`] copies a snapshot to the logs of a broker ([`copy`](crate::replication::copy) with a repository as
+//! new since an older snapshot ([`copy`] with a repository as its sink) and commits a snapshot by
+//! one put; [`restore`] copies a snapshot to the logs of a broker ([`copy`] with a repository as
 //! its source), offsets and bytes as they were; [`check`] tells whether that will work. `docs/formats.md` has every byte.
 
 mod check;

@@ -5,7 +5,7 @@
 //! it may wait and hand its outcome to [`Broker::handle_done`]; call [`Broker::handle_timeout`] when
 //! [`Broker::poll_timeout`] is due. `transport::Embedded` does just that around a lock.
 //!
-//! What cannot be answered yet is a row in a table ([`Deferred`]): an answer, and the offsets that high watermarks must reach
+//! What cannot be answered yet is a row in a table (`Deferred`): an answer, and the offsets that high watermarks must reach
 //! before it may go out. One sync of a partition serves every row that waits for it.
 
 mod config;
