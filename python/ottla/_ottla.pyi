@@ -5,11 +5,30 @@ straight into the accumulator, and a whole poll crosses as one object whose reco
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, final
+
+from typing_extensions import disjoint_base
 
 from ottla.consumer.fetcher import ConsumerRecord
 from ottla.producer.future import RecordMetadata
 from ottla.structs import TopicPartition
+
+__all__ = [
+    "BEGINNING",
+    "END",
+    "Admin",
+    "Broker",
+    "Consumer",
+    "Future",
+    "FutureRecordMetadata",
+    "Producer",
+    "__version__",
+    "_drain_logs",
+    "_stop_logs",
+    "error_codes",
+    "main",
+    "murmur2",
+]
 
 __version__: str
 
@@ -33,6 +52,7 @@ def _drain_logs() -> bool:
 def _stop_logs() -> None:
     """End `_drain_logs`, after what it has."""
 
+@disjoint_base
 class Future:
     """A result that is not there yet, with callbacks.
 
@@ -72,6 +92,7 @@ class Future:
         """Have another future end as this one does."""
     def __await__(self) -> Generator[Any, None, Any]: ...
 
+@final
 class FutureRecordMetadata(Future):
     """What becomes of a record that was sent. Callbacks run on a thread of the producer's."""
 
@@ -86,6 +107,7 @@ class FutureRecordMetadata(Future):
             KafkaError: The record was given up, for the reason that the class tells.
         """
 
+@disjoint_base
 class Producer:
     """What `KafkaProducer` does in Rust."""
 
@@ -149,6 +171,7 @@ class Producer:
     def _close(self, timeout: float | None) -> None: ...
     def _numbers(self) -> dict[str, dict[str, float]]: ...
 
+@disjoint_base
 class Consumer:
     """What `KafkaConsumer` does in Rust."""
 
@@ -204,25 +227,25 @@ class Consumer:
     def _subscribe(
         self, topics: Sequence[str], pattern: str | None, notify: Callable[[str, set[TopicPartition]], None] | None
     ) -> None: ...
-    def _assign(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def _seek(self, partition: TopicPartition, offset: int) -> None: ...
-    def _seek_to(self, time: int, partitions: Sequence[TopicPartition]) -> None: ...
-    def _pause(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def _resume(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def _position(self, partition: TopicPartition, timeout_ms: float | None) -> int | None: ...
-    def _highwater(self, partition: TopicPartition) -> int | None: ...
+    def _assign(self, list: Sequence[TopicPartition]) -> None: ...
+    def _seek(self, name: TopicPartition, offset: int) -> None: ...
+    def _seek_to(self, time: int, list: Sequence[TopicPartition]) -> None: ...
+    def _pause(self, list: Sequence[TopicPartition]) -> None: ...
+    def _resume(self, list: Sequence[TopicPartition]) -> None: ...
+    def _position(self, name: TopicPartition, timeout_ms: float | None) -> int | None: ...
+    def _highwater(self, name: TopicPartition) -> int | None: ...
     def _commit(
-        self, offsets: Sequence[tuple[TopicPartition, int, str, int]] | None, timeout_ms: float | None
+        self, given: Sequence[tuple[TopicPartition, int, str, int]] | None, timeout_ms: float | None
     ) -> None: ...
     def _commit_async(
         self,
-        offsets: Sequence[tuple[TopicPartition, int, str, int]],
+        list: Sequence[tuple[TopicPartition, int, str, int]],
         given: Mapping[TopicPartition, Any],
         callback: Callable[..., Any],
     ) -> Future: ...
-    def _committed(self, partition: TopicPartition, timeout_ms: float | None) -> tuple[int, str, int] | None: ...
+    def _committed(self, name: TopicPartition, timeout_ms: float | None) -> tuple[int, str, int] | None: ...
     def _ends(
-        self, partitions: Sequence[TopicPartition], time: int, timeout_ms: float | None
+        self, list: Sequence[TopicPartition], time: int, timeout_ms: float | None
     ) -> dict[TopicPartition, int]: ...
     def _offsets_for_times(
         self, times: Sequence[tuple[TopicPartition, int]], timeout_ms: float | None
@@ -232,9 +255,9 @@ class Consumer:
     def _close(self, autocommit: bool, timeout_ms: float) -> None: ...
     def _numbers(self) -> dict[str, dict[str, float]]: ...
 
-Place: TypeAlias = tuple[str, int]
-"""A partition as topic and number."""
+_Place: TypeAlias = tuple[str, int]
 
+@disjoint_base
 class Admin:
     """What `KafkaAdminClient` does in Rust; what failed of many is an exception in its place."""
 
@@ -263,10 +286,10 @@ class Admin:
     ) -> list[tuple[str, BaseException | None]]: ...
     def _delete_records(
         self, wanted: list[tuple[TopicPartition, int]], timeout_ms: float
-    ) -> list[tuple[Place, BaseException | None, int | None]]: ...
+    ) -> list[tuple[_Place, BaseException | None, int | None]]: ...
     def _list_offsets(
         self, wanted: list[tuple[TopicPartition, int]], committed_only: bool, timeout_ms: float
-    ) -> list[tuple[Place, BaseException | None, tuple[int, int, int] | None]]: ...
+    ) -> list[tuple[_Place, BaseException | None, tuple[int, int, int] | None]]: ...
     def _describe_configs(
         self, resources: list[tuple[int, str, list[str] | None]], timeout_ms: float
     ) -> list[
@@ -282,19 +305,19 @@ class Admin:
         tuple[
             str,
             BaseException | None,
-            tuple[str, str, str, list[tuple[str, str | None, str, str, list[Place]]]] | None,
+            tuple[str, str, str, list[tuple[str, str | None, str, str, list[_Place]]]] | None,
         ]
     ]: ...
     def _delete_groups(self, groups: list[str], timeout_ms: float) -> list[tuple[str, BaseException | None]]: ...
     def _list_group_offsets(
-        self, group: str, partitions: list[TopicPartition] | None, timeout_ms: float
-    ) -> list[tuple[Place, tuple[int, str, int]]]: ...
+        self, group: str, list: list[TopicPartition] | None, timeout_ms: float
+    ) -> list[tuple[_Place, tuple[int, str, int]]]: ...
     def _alter_group_offsets(
-        self, group: str, offsets: list[tuple[TopicPartition, int, str, int]], timeout_ms: float
-    ) -> list[tuple[Place, BaseException | None]]: ...
+        self, group: str, list: list[tuple[TopicPartition, int, str, int]], timeout_ms: float
+    ) -> list[tuple[_Place, BaseException | None]]: ...
     def _delete_group_offsets(
-        self, group: str, partitions: list[TopicPartition], timeout_ms: float
-    ) -> list[tuple[Place, BaseException | None]]: ...
+        self, group: str, list: list[TopicPartition], timeout_ms: float
+    ) -> list[tuple[_Place, BaseException | None]]: ...
     def _remove_members(
         self, group: str, members: list[tuple[str, str | None]], timeout_ms: float
     ) -> list[tuple[str, BaseException | None]]: ...
@@ -302,6 +325,7 @@ class Admin:
         self, timeout_ms: float
     ) -> tuple[str | None, int, list[tuple[int, str, int, str | None]]]: ...
 
+@disjoint_base
 class Broker:
     """What `ottla.Broker` does in Rust."""
 
