@@ -183,6 +183,6 @@ test('its size is known', async () => {
     all += size;
   }
   console.log(`# ${sizes.join('; ')}`);
-  // Unoptimised, as the tests have it; the published module is half of that.
+  // A bound for the module as the tests build it: neither optimised over all crates nor by wasm-opt.
   assert.ok(all < 6 << 20, `${all} bytes`);
 });
