@@ -98,7 +98,11 @@ def dump(directory: Path) -> str:
 
 def check_dump(text: str) -> None:
     """The tool found nothing wrong."""
-    wrong = [line for line in text.splitlines() if re.search(r"mismatch|corrupt|isvalid: false|exception", line, re.I)]
+    wrong = [
+        line
+        for line in text.splitlines()
+        if re.search(r"mismatch|corrupt|isvalid: false|exception", line, re.IGNORECASE)
+    ]
     assert not wrong, "\n".join(wrong[:10])
 
 
