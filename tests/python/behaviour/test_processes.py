@@ -28,7 +28,14 @@ def start(code, *arguments, script=None):
     if script is not None:
         script.write_text(textwrap.dedent(code))
         command = [sys.executable, "-u", "-m", "ottla", "run", *arguments, str(script)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has them ignore Ctrl-C, and their children with them.
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no other thread runs)
+    )
 
 
 def finish(process, seconds=30):
