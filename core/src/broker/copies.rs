@@ -153,8 +153,11 @@ impl Broker {
         self.remember(changes, now)?;
         self.set_leader_epoch(epoch);
         for name in names {
-            if let Some(topic) = self.topics.get_mut(name.as_str()) {
-                topic.copy = false;
+            let Some(topic) = self.topics.get_mut(name.as_str()) else { continue };
+            topic.copy = false;
+            let (log_config, partitions) = (topic.log_config(&self.config.topic_defaults), topic.partitions.clone());
+            for id in partitions {
+                self.partition_mut(id).log.update_config(log_config.clone());
             }
         }
         for id in ids {

@@ -470,6 +470,38 @@ fn metadata_creates_a_topic_that_a_client_asks_for() {
 }
 
 #[test]
+fn copy_removes_nothing_by_age_until_it_is_promoted() {
+    let device = MemoryDevice::durable();
+    let configs = [("segment.bytes".to_owned(), "100".to_owned()), ("retention.ms".to_owned(), "1000".to_owned())];
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: configs.into() };
+    let much_later = NOW + 1_000_000_000;
+    let mut shell = Shell::open(&device);
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    for (offset, value) in [(0, "a"), (10, "b"), (20, "c")] {
+        shell.broker.append_copy("c", 0, &[batch(&[value]).stamped(offset, 3)], NOW).unwrap();
+    }
+    shell.broker.raise_high_watermark("c", 0, 21, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    let ends = |shell: &Shell| shell.broker.log_end("c", 0).map(|log| (log.start, log.end));
+    // As when it is brought up to date.
+    shell.broker.create_copy(&copy, much_later).unwrap();
+    assert_eq!(ends(&shell), Some((0, 21)));
+    shell.broker.close(NOW).unwrap();
+    let mut shell = Shell::open(&device);
+    shell.broker.create_copy(&copy, much_later).unwrap();
+    assert_eq!(ends(&shell), Some((0, 21)));
+    // What its source has removed it removes; and all that is too old once it is nobody's copy.
+    shell.broker.raise_start("c", 0, 10, much_later).unwrap();
+    assert_eq!(ends(&shell), Some((10, 21)));
+    shell.broker.promote_copies(&["c".to_owned()], much_later).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    shell.broker.handle_timeout(much_later);
+    assert_ne!(ends(&shell), Some((10, 21)));
+}
+
+#[test]
 fn copy_keeps_offsets_takes_no_produce_and_is_promoted() {
     let device = MemoryDevice::durable();
     let mut shell = Shell::open(&device);

@@ -67,6 +67,12 @@ impl Topic {
         TopicConfig { own: &self.configs, broker: defaults }
     }
 
+    /// How its logs are kept. A copy removes nothing by age or size: its source does, and the copy follows.
+    pub(super) fn log_config(&self, defaults: &BTreeMap<String, String>) -> LogConfig {
+        let config = self.config(defaults).log_config();
+        if self.copy { LogConfig { retention_ms: None, retention_bytes: None, ..config } } else { config }
+    }
+
     pub(super) fn stored(&self) -> StoredTopic {
         StoredTopic {
             id: self.id,
@@ -318,7 +324,7 @@ impl Broker {
     ) -> Result<PartitionId> {
         let topic = &self.topics[name];
         let config = topic.config(&self.config.topic_defaults);
-        let log_config = config.log_config();
+        let log_config = topic.log_config(&self.config.topic_defaults);
         let durability = config.durability().unwrap_or(self.config.durability);
         let (topic_id, copy) = (topic.id, topic.copy);
         let dir = format!("{name}-{index}");
@@ -1096,7 +1102,7 @@ impl Broker {
         let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
         topic.configs = configs;
         let config = TopicConfig { own: &topic.configs, broker: &self.config.topic_defaults };
-        let log_config = config.log_config();
+        let log_config = topic.log_config(&self.config.topic_defaults);
         let durability = config.durability().unwrap_or(self.config.durability);
         let waits_for_sync = self.device.is_durable() && durability == Durability::Sync;
         for id in topic.partitions.clone() {
