@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import peers
+from servers import ROOT, peers
 
 DRIVERS = Path(__file__).resolve().parent / "drivers"
+#: Has Ottla as a user gets it.
+PYTHON = ROOT / ".venv" / "bin" / "python"
 
 Record = dict[str, Any]
 
@@ -41,14 +43,17 @@ class Client:
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
+        if self.peer == "ottla":
+            lacks = "the package ottla is not installed in .venv (scripts/venv does that)"
+            imported = PYTHON.exists() and subprocess.run([PYTHON, "-c", "import ottla"], stderr=subprocess.DEVNULL)
+            return None if imported and imported.returncode == 0 else lacks
         why: str | None = peers.missing(self.peer)
         return why
 
     def do(self, step: str, bootstrap: str, **request: Any) -> Any:
         """Runs one step; what the driver said when it failed is in the error."""
-        program = (
-            [str(peers.python())] if self.peer == "python" else ["node"] if self.peer == "kafkajs" else [sys.executable]
-        )
+        programs = {"python": str(peers.python()), "kafkajs": "node", "ottla": str(PYTHON)}
+        program = [programs.get(self.peer, sys.executable)]
         environment = dict(os.environ, KAFKAJS_HOME=str(peers.kafkajs_home()), KAFKAJS_NO_PARTITIONER_WARNING="1")
         environment.pop("PYTHONPATH", None)
         run = subprocess.run(
@@ -66,8 +71,10 @@ class Client:
 
 
 CONFLUENT = Client("confluent", "confluent.py", "python")
+OTTLA = Client("ottla", "ottla_client.py", "ottla", null_headers=False)
 CLIENTS = [
     CONFLUENT,
+    OTTLA,
     Client("kafka-python", "kafka_python.py", "python", null_headers=False),
     Client("aiokafka", "aio.py", "python"),
     Client("kafkajs", "kafkajs.mjs", "kafkajs", null_headers=False),

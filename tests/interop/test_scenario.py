@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 
 import pytest
-from clients import CONFLUENT, Client, check_same, sample
+from clients import CONFLUENT, OTTLA, Client, check_same, sample
 from servers import Server
 
 PARTITIONS = 4
@@ -64,6 +64,18 @@ def test_records_come_back_as_they_were_sent(server: Server, client: Client, top
     if client is not CONFLUENT and CONFLUENT.missing() is None:
         read = CONFLUENT.do("consume", server.bootstrap, topic=topic, partitions=PARTITIONS, count=len(records))
         check_same(client, records, read)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_records_of_another_client_are_read(server: Server, client: Client, topic: str, codec: str) -> None:
+    writer = OTTLA if client is CONFLUENT else CONFLUENT
+    if why := writer.missing():
+        pytest.skip(why)
+    create(client, server, topic)
+    records = sample(writer if client is CONFLUENT else client, 200, PARTITIONS, f"{topic}-{codec}")
+    writer.do("produce", server.bootstrap, topic=topic, codec=codec, records=records)
+    received = client.do("consume", server.bootstrap, topic=topic, partitions=PARTITIONS, count=len(records))
+    check_same(client, records, received)
 
 
 def test_a_group_rebalances_commits_and_goes_on_after_a_restart(server: Server, client: Client, topic: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from common import Patience, decode, encode, headers_in, headers_out, main
@@ -168,17 +169,17 @@ def delete(bootstrap: str, topic: str) -> None:
     client.close()
 
 
+STEPS: dict[str, Callable[..., Any]] = {
+    "create": create,
+    "topics": topics,
+    "produce": produce,
+    "consume": consume,
+    "group": group,
+    "resume": resume,
+    "offsets": offsets,
+    "delete_records": delete_records,
+    "delete": delete,
+}
+
 if __name__ == "__main__":
-    main(
-        {
-            "create": create,
-            "topics": topics,
-            "produce": produce,
-            "consume": consume,
-            "group": group,
-            "resume": resume,
-            "offsets": offsets,
-            "delete_records": delete_records,
-            "delete": delete,
-        }
-    )
+    main(STEPS)

@@ -139,7 +139,10 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
 
 /// `ottla run` is the Python package's.
 fn run_python(args: &[OsString]) -> u8 {
-    match std::process::Command::new("python3").args(["-m", "ottla", "run"]).args(args).status() {
+    // The one that this program was installed with, if it was by pip.
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("python3"));
+    let python = beside.filter(|python| python.exists()).unwrap_or_else(|| "python3".into());
+    match std::process::Command::new(&python).args(["-m", "ottla", "run"]).args(args).status() {
         Ok(status) => status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
         Err(error) => {
             eprintln!("ottla: `ottla run` needs Python with the package ottla: {error}");
