@@ -30,7 +30,7 @@ def write():
     T0 = 1_790_000_000_000
     for number, codec in enumerate(["none", "gzip", "snappy", "lz4", "zstd"]):
         producer = Producer({"bootstrap.servers": bootstrap, "compression.type": codec, "linger.ms": 5,
-                             "enable.idempotence": asked.get("idempotent", True), "batch.size": 20_000})
+                             "enable.idempotence": True, "batch.size": 20_000})
         for record in range(asked["records"]):
             producer.produce(topic, key=f"{codec} {record}", value=b"%d" % record * 60, partition=0,
                              timestamp=T0 + number * 10**6 + record, headers=[("codec", codec)])
@@ -156,8 +156,8 @@ def test_what_kafka_wrote_opens_in_ottla(start: Callable[..., Any], tmp_path: Pa
             only_logs(target.logs / "orders-0")
         target = start(OttlaServer)
         assert ask("read", target.bootstrap, "orders") == expected
-        # And it goes on from there. (Its own producer ids may be those that the other broker gave out.)
-        ask("write", target.bootstrap, "orders", records=10, transactions=0, idempotent=False)
+        # And it goes on from there, with producer ids that the other broker has not given out.
+        ask("write", target.bootstrap, "orders", records=10, transactions=0)
         more = ask("read", target.bootstrap, "orders")["read_committed"]
         assert more[1] == expected["read_committed"][1] + 50
         target.stop()

@@ -44,7 +44,7 @@ use crate::protocol::messages::{
 };
 use crate::protocol::{ErrorCode, Request, Response};
 use crate::record::{Batch, Builder, BuilderOptions, Limits, NO_HEADERS, ProducerFields};
-use crate::storage::Device;
+use crate::storage::{Device, OpenFiles};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// The internal topic of committed offsets and group membership, in Kafka's own format.
@@ -150,6 +150,7 @@ enum Then {
 /// The embedded broker.
 pub struct Broker {
     device: Arc<dyn Device>,
+    files: Arc<OpenFiles>,
     config: BrokerConfig,
     cluster_id: String,
     leader_epoch: i32,
@@ -196,6 +197,9 @@ const RETENTION_INTERVAL_MS: i64 = 300_000;
 /// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
 const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
 
+/// How many segments stay open, of all logs together.
+const MAX_OPEN_FILES: usize = 256;
+
 /// How many producer ids are reserved with one record.
 const PRODUCER_ID_BLOCK: i64 = 1_000;
 
@@ -220,8 +224,8 @@ impl Broker {
         let checkpoints = if clean { Checkpoints::CLEAN } else { Checkpoints::default() };
         let metadata_dir = format!("{METADATA_TOPIC}-0");
         let existed = dirs.contains(&metadata_dir);
-        let (log, recovery) =
-            Log::open(Arc::clone(&device), &metadata_dir, topics::internal_log_config(), checkpoints, now)?;
+        let files = OpenFiles::new(Arc::clone(&device), MAX_OPEN_FILES);
+        let (log, recovery) = Log::open(&files, &metadata_dir, topics::internal_log_config(), checkpoints, now)?;
         let mut stored = Stored::default();
         let mut records = 0_usize;
         read_all(&log, |key, value, _| {
@@ -266,6 +270,7 @@ impl Broker {
             recovered: Vec::new(),
             closed: false,
             device,
+            files,
             config,
         };
         if !recovery.is_clean() {
@@ -305,6 +310,10 @@ impl Broker {
         if let Some(latest) = latest.filter(|latest| *latest > broker.leader_epoch) {
             broker.remember(vec![Change::set("leader-epoch", &latest)?], now)?;
             broker.set_leader_epoch(latest);
+        }
+        // Nor does a producer get an id under which one of another broker has written here.
+        for at in 0..broker.partitions.len() {
+            broker.pass_producer_ids(PartitionId(at));
         }
         broker.replay_groups(now)?;
         broker.settle(now);

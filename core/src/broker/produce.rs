@@ -13,7 +13,7 @@ use crate::protocol::messages::produce::{
 };
 use crate::protocol::{ErrorCode, Response};
 use crate::record::{Batch, Checked, Limits, RecordError, TimestampType};
-use crate::{ErrorKind, Result, Timestamp};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// A Produce request whose batches have been checked: checksums, counts, bounded decompression. Made without the broker, so
 /// that its lock is not held for it.
@@ -29,6 +29,9 @@ struct Produced {
     batch: Batch,
     facts: Checked,
 }
+
+/// Ids up to here are given out; a larger one was invented by whoever wrote under it, and there is no passing it.
+const MAX_PRODUCER_ID: i64 = 1 << 62;
 
 /// A Kafka code and what to say with it.
 type Refusal = (ErrorCode, String);
@@ -259,10 +262,22 @@ impl Broker {
         self.respond_when_remembered(id, Response::InitProducerId(response));
     }
 
+    /// Lets the next producer id be above all that have written to a partition.
+    pub(super) fn pass_producer_ids(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions[id.0].as_ref() else { return };
+        let ids = partition.log.producers().iter().map(|(id, _)| id);
+        if let Some(largest) = ids.filter(|id| *id < MAX_PRODUCER_ID).max() {
+            self.producer_ids.start = self.producer_ids.start.max(largest + 1);
+        }
+    }
+
     fn next_producer_id(&mut self, now: Timestamp) -> Result<i64> {
         if self.producer_ids.is_empty() {
             let start = self.producer_ids.start;
-            let end = start.saturating_add(PRODUCER_ID_BLOCK);
+            let end = start.saturating_add(PRODUCER_ID_BLOCK).min(MAX_PRODUCER_ID);
+            if start >= end {
+                return Err(Error::new(ErrorKind::Internal, "there are no producer ids left"));
+            }
             self.remember(vec![Change::set("producer-ids", &end)?], now)?;
             self.producer_ids = start..end;
         }

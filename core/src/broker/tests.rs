@@ -287,6 +287,45 @@ fn duplicates_are_answered_with_their_first_offset_and_written_once() {
     assert_eq!(shell.values("t", 0).len(), 3);
 }
 
+/// A producer's id, as InitProducerId gives it.
+fn producer_id(shell: &mut Shell) -> i64 {
+    shell.call::<crate::protocol::messages::InitProducerIdResponse>(init_producer_id(), 4).producer_id
+}
+
+#[test]
+fn producer_ids_begin_above_those_in_logs_that_came_from_elsewhere() {
+    let device = MemoryDevice::durable();
+    let by = |producer_id, base_sequence| {
+        batch_of(&["a"], ProducerFields { producer_id, producer_epoch: 0, base_sequence }, NOW)
+    };
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    let mut shell = Shell::open(&device);
+    let first = producer_id(&mut shell);
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    // One was never given out by anybody: the largest that there is does not end them all.
+    for (offset, producer) in [(0, first + 7), (1, first + 5_000), (2, i64::MAX)] {
+        shell.broker.append_copy("c", 0, &[by(producer, 40).stamped(offset, 0)], NOW).unwrap();
+    }
+    shell.drain();
+    shell.run_tasks();
+    assert_eq!(producer_id(&mut shell), first + 5_001);
+    // Who wrote before goes on where it was.
+    shell.broker.promote_copies(&["c".to_owned()], NOW).unwrap();
+    assert_eq!(shell.produce("c", by(first + 5_000, 41)).error_code, ErrorCode::NONE);
+    assert_eq!(shell.produce("c", by(first + 5_000, 41)).base_offset, 3, "it is there already");
+    shell.broker.close(NOW).unwrap();
+
+    // Its log alone, in the directory of a broker that knows nothing.
+    let moved = MemoryDevice::durable();
+    for (path, bytes) in device.files().into_iter().filter(|(path, _)| path.starts_with("c-0/")) {
+        moved.overwrite(&path, bytes);
+    }
+    let mut shell = Shell::open(&moved);
+    let given = producer_id(&mut shell);
+    assert_eq!(given, first + 5_001);
+    assert_eq!(shell.produce("c", by(given, 0)).error_code, ErrorCode::NONE);
+}
+
 #[test]
 fn acks_all_waits_for_every_in_sync_follower_until_it_leaves() {
     let mut shell = Shell::open(&MemoryDevice::new());

@@ -328,7 +328,7 @@ impl Broker {
         let durability = config.durability().unwrap_or(self.config.durability);
         let (topic_id, copy) = (topic.id, topic.copy);
         let dir = format!("{name}-{index}");
-        let (log, recovery) = Log::open(Arc::clone(&self.device), &dir, log_config, checkpoints, now)
+        let (log, recovery) = Log::open(&self.files, &dir, log_config, checkpoints, now)
             .map_err(|error| error.context(format_args!("opening partition={dir}")))?;
         if !recovery.is_clean() {
             log::warn!("recovered partition={dir}: {recovery}");

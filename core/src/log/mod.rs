@@ -27,6 +27,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,7 +40,7 @@ pub use recovery::{Cut, Recovery};
 pub use retention::Removal;
 
 use crate::record::{Batch, ControlType, Limits, RecordError, TimestampType};
-use crate::storage::{Device, File, parent};
+use crate::storage::{File, OpenFiles, parent};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use index::Indexes;
 use producers::Marker;
@@ -151,13 +152,18 @@ impl Log {
     ///
     /// Whatever a crash left becomes a valid log: [`Recovery`] says what was done. Opening it again does the same.
     pub fn open(
-        device: Arc<dyn Device>,
+        files: &Arc<OpenFiles>,
         dir: &str,
         config: LogConfig,
         checkpoints: Checkpoints,
         now: Timestamp,
     ) -> Result<(Self, Recovery)> {
-        let place = Place { device, dir: Arc::from(dir), index_interval_bytes: config.index_interval_bytes };
+        let place = Place {
+            device: Arc::clone(files.device()),
+            files: Arc::clone(files),
+            dir: Arc::from(dir),
+            index_interval_bytes: config.index_interval_bytes,
+        };
         Ok(recovery::open(place, config, checkpoints, now)?)
     }
 
@@ -294,10 +300,10 @@ impl Log {
         let changes =
             self.headers.iter().filter(|header| epochs.assign(header.leader_epoch, header.base_offset)).count();
         if changes > 0 {
-            self.replace_epochs(epochs)?;
+            self.write_epochs(epochs)?;
         }
         if let Err(error) = self.write(batches) {
-            if changes > 0 && self.replace_epochs(before).is_err() {
+            if changes > 0 && self.write_epochs(before).is_err() {
                 self.unsynced.close("write that could not be undone");
             }
             return Err(error.into());
@@ -308,7 +314,8 @@ impl Log {
     /// Notes that a leader begins with this epoch at the log end. Synced when it returns.
     pub fn assign_epoch(&mut self, epoch: i32) -> Result<()> {
         self.check_open()?;
-        Ok(self.note_epoch(epoch, self.end)?)
+        self.note_epoch(epoch, self.end)?;
+        Ok(self.replace_epochs(self.epochs.clone())?)
     }
 
     /// What a reader gets from `offset` on: up to `max_bytes`, and one whole batch at least if `at_least_one`; nothing at
@@ -346,7 +353,7 @@ impl Log {
                 break;
             }
             return Ok(Slice {
-                file: Some(Arc::clone(segment.file(&self.place)?)),
+                file: Some(segment.file(&self.place)?),
                 place: Some((Arc::clone(&self.place.dir), segment.base)),
                 position: first.position,
                 len,
@@ -434,7 +441,7 @@ impl Log {
         if offset > self.start {
             let mut epochs = self.epochs.clone();
             if epochs.truncate_from_start(offset) {
-                self.replace_epochs(epochs)?;
+                self.write_epochs(epochs)?;
             }
             self.start = offset;
         }
@@ -443,15 +450,13 @@ impl Log {
 
     /// What has to be synced so that everything below [`Self::end`] survives a power cut.
     pub fn sync_point(&self) -> SyncPoint {
-        let state = self.unsynced.lock();
         let active = self.active();
-        let mut files = state.files.clone();
-        if let Ok(file) = active.file(&self.place) {
-            files.push(Arc::clone(file));
-        }
+        let file = active.file(&self.place).ok();
+        let state = self.unsynced.lock();
         SyncPoint {
             end: self.end,
-            files,
+            active: (self.place.path(active.base, LOG), file),
+            files: state.files.iter().map(|(path, change)| (path.clone(), *change)).collect(),
             name_changes: state.name_changes,
             syncs_names: state.name_changes > state.synced_name_changes,
             syncs_parent: !state.parent_is_synced,
@@ -467,8 +472,8 @@ impl Log {
             self.finish_indexes();
             self.take_snapshot();
         }
-        let mut point = self.sync_point();
-        point.files.extend(self.tail.files().cloned());
+        self.note_index_files();
+        let point = self.sync_point();
         self.unsynced.close("close");
         point
     }
@@ -529,7 +534,8 @@ impl Log {
             }
         }
         let Some(first) = segment.locate(&self.place, from)? else { return Ok(None) };
-        let mut scan = Scan::with_window(&**segment.file(&self.place)?, first.position, segment.size, 8 * 1024);
+        let file = segment.file(&self.place)?;
+        let mut scan = Scan::with_window(&*file, first.position, segment.size, 8 * 1024);
         let limit = self.segments.get(at + 1).map_or(self.end, |next| next.base);
         let mut next_offset = first.base_offset;
         // Here offsets and timestamps are believed, so both are checked: the offset by the batch that follows.
@@ -611,6 +617,13 @@ impl Log {
             count += 1;
         }
         let file = self.active().file(&self.place)?;
+        if file.len() != position {
+            // An append that failed may have left something behind the end; nothing can have taken something away.
+            file.truncate(position).map_err(self.place.failed("writing to a segment"))?;
+            if file.len() != position {
+                return Err(self.place.damaged(self.active().base, file.len(), Damage::CutShort));
+            }
+        }
         let writing = self.place.failed("writing to a segment");
         let stamp = |at: usize| batches[at].stamp(headers[at].base_offset, headers[at].leader_epoch);
         let rest = |at: usize| &batches[at].as_bytes()[16..];
@@ -660,19 +673,14 @@ impl Log {
         let bytes = aborted.to_bytes();
         let before = before.len() as u64 * AbortedTransaction::LEN as u64;
         let path = self.place.path(base, TRANSACTION_INDEX);
-        let file = match self.tail.transactions.take() {
-            Some(file) => Ok(file),
-            None if before == 0 => {
-                self.unsynced.add_name();
-                self.place.create_anew(&path)
-            }
-            None => self.place.device.open(&path),
+        let file = if before == 0 {
+            self.unsynced.add_name();
+            self.place.create_anew(&path)
+        } else {
+            self.place.files.open(&path)
         };
         match file.and_then(|file| file.append(&[&bytes]).map(|()| file)) {
-            Ok(file) if file.len() == before + bytes.len() as u64 => {
-                self.unsynced.add_file(Arc::clone(&file));
-                self.tail.transactions = Some(file);
-            }
+            Ok(file) if file.len() == before + bytes.len() as u64 => self.unsynced.add_file(path),
             written => {
                 if let Err(error) = written {
                     log::warn!("transaction index is not written log={} segment={base:020}: {error}", self.place.dir);
@@ -688,8 +696,8 @@ impl Log {
         self.aborted_behind.retain(|base| {
             let Ok(at) = segments.binary_search_by_key(base, |segment| segment.base) else { return false };
             match segments[at].write_aborted(place) {
-                Ok(file) => {
-                    file.into_iter().for_each(|file| unsynced.add_file(file));
+                Ok(path) => {
+                    path.into_iter().for_each(|path| unsynced.add_file(path));
                     unsynced.add_name();
                     false
                 }
@@ -730,7 +738,7 @@ impl Log {
         if self.active().size == 0 {
             // It holds nothing and could not take the next offset.
             let empty = self.active().base;
-            self.push_segment(Segment::created(base, file));
+            self.push_segment(base, file);
             let at = self.segments.len() - 2;
             self.segments.remove(at);
             self.start = self.start.max(self.segments[0].base);
@@ -740,12 +748,8 @@ impl Log {
             return Ok(());
         }
         self.finish_indexes();
-        if let Ok(file) = self.active().file(&self.place) {
-            self.unsynced.add_file(Arc::clone(file));
-        }
-        for file in self.tail.files() {
-            self.unsynced.add_file(Arc::clone(file));
-        }
+        self.unsynced.add_file(self.place.path(self.active().base, LOG));
+        self.note_index_files();
         let active = self.segments.last_mut().expect("a log has a segment");
         active.is_active = false;
         active.set_largest(self.tail.largest);
@@ -754,12 +758,22 @@ impl Log {
         {
             active.unload();
         }
-        self.push_segment(Segment::created(base, file));
+        self.push_segment(base, file);
         self.take_snapshot();
         Ok(())
     }
 
-    fn push_segment(&mut self, mut segment: Segment) {
+    /// The active segment's index files have to be synced, if they are there.
+    fn note_index_files(&self) {
+        if self.tail.has_files() {
+            for suffix in [INDEX, TIME_INDEX] {
+                self.unsynced.add_file(self.place.path(self.active().base, suffix));
+            }
+        }
+    }
+
+    fn push_segment(&mut self, base: i64, file: Arc<dyn File>) {
+        let mut segment = Segment::created(base, &self.place, file);
         segment.is_active = true;
         self.tail = Tail::default();
         self.segments.push(segment);
@@ -790,13 +804,10 @@ impl Log {
             return;
         }
         let path = self.place.path(self.end, SNAPSHOT);
-        let written = self.place.create_anew(&path).and_then(|file| {
-            file.append(&[&self.producers.to_snapshot()])?;
-            Ok(file)
-        });
+        let written = self.place.create_anew(&path).and_then(|file| file.append(&[&self.producers.to_snapshot()]));
         match written {
-            Ok(file) => {
-                self.unsynced.add_file(file);
+            Ok(()) => {
+                self.unsynced.add_file(path);
                 self.unsynced.add_name();
                 self.snapshots.push(self.end);
                 self.remove_superseded_snapshots();
@@ -824,7 +835,28 @@ impl Log {
         }
         let mut epochs = self.epochs.clone();
         epochs.assign(epoch, start);
-        self.replace_epochs(epochs)
+        self.write_epochs(epochs)
+    }
+
+    /// Stores another history and goes by it; it is synced with the next sync point. Until then a power cut may leave the
+    /// one before, or none, and then recovery reads it off the batches.
+    fn write_epochs(&mut self, epochs: Epochs) -> Result<(), LogError> {
+        let place = &self.place;
+        let path = place.in_dir(Epochs::FILE);
+        let temporary = format!("{path}.tmp");
+        let written = place
+            .create_anew(&temporary)
+            .and_then(|file| file.append(&[epochs.to_text().as_bytes()]))
+            .and_then(|()| place.device.rename(&temporary, &path));
+        if let Err(error) = written {
+            // What stays is removed at the next open.
+            let _ = place.remove_if_there(&temporary);
+            return Err(place.failed("writing the leader epochs")(error));
+        }
+        self.unsynced.add_file(path);
+        self.unsynced.add_name();
+        self.epochs = epochs;
+        Ok(())
     }
 
     /// Stores another history, synced, and then goes by it.
@@ -876,8 +908,8 @@ impl Log {
         if let Some(boundary) = boundary {
             segment.file(&place)?.truncate(boundary.position).map_err(truncating())?;
         }
-        if lost_aborted && let Some(file) = segment.write_aborted(&place).map_err(truncating())? {
-            self.unsynced.add_file(file);
+        if lost_aborted && let Some(path) = segment.write_aborted(&place).map_err(truncating())? {
+            self.unsynced.add_file(path);
         }
         self.unsynced.add_name();
         self.start = self.start.min(self.end);
@@ -906,7 +938,7 @@ impl Log {
         let file = place.device.create(&place.path(start, LOG)).map_err(resetting())?;
         self.unsynced.add_name();
         self.segments.clear();
-        self.push_segment(Segment::created(start, file));
+        self.push_segment(start, file);
         self.producers.clear();
         self.start = start;
         self.end = start;
@@ -943,7 +975,8 @@ impl Log {
         } else {
             indexes.times.clear();
         }
-        let mut scan = Scan::new(&**segment.file(place)?, position, segment.size);
+        let file = segment.file(place)?;
+        let mut scan = Scan::new(&*file, position, segment.size);
         let mut end = segment.base;
         loop {
             match scan.next(false).map_err(place.failed("reading a segment"))? {
@@ -972,7 +1005,8 @@ impl Log {
         for at in self.segment_at(from)..self.segments.len() {
             let segment = &self.segments[at];
             let Some(first) = segment.locate(&self.place, next_offset.max(segment.base))? else { continue };
-            let mut scan = Scan::new(&**segment.file(&self.place)?, first.position, segment.size);
+            let file = segment.file(&self.place)?;
+            let mut scan = Scan::new(&*file, first.position, segment.size);
             loop {
                 match scan.next(false).map_err(self.place.failed("reading a segment"))? {
                     Step::Batch(position, header) => {
@@ -1124,7 +1158,10 @@ impl Slice {
 #[must_use = "nothing is synced before it runs"]
 pub struct SyncPoint {
     end: i64,
-    files: Vec<Arc<dyn File>>,
+    /// The active segment, and its file if it could be opened.
+    active: (String, Option<Arc<dyn File>>),
+    /// Other files, and the numbers of their last changes.
+    files: Vec<(String, u64)>,
     name_changes: u64,
     syncs_names: bool,
     syncs_parent: bool,
@@ -1141,8 +1178,17 @@ impl SyncPoint {
     /// Syncs. After an error the log takes no more writes, because what the device has is unknown.
     pub fn run(self) -> Result<()> {
         let synced = (|| {
-            for file in &self.files {
-                file.sync()?;
+            for (path, _) in &self.files {
+                match self.place.files.open(path) {
+                    Ok(file) => file.sync()?,
+                    // It was removed or replaced meanwhile, and whoever did it says what has to be synced then.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            match &self.active {
+                (_, Some(file)) => file.sync()?,
+                (path, None) => self.place.files.open(path)?.sync()?,
             }
             if self.syncs_names {
                 self.place.device.sync_dir(&self.place.dir)?;
@@ -1157,7 +1203,12 @@ impl SyncPoint {
             return Err(LogError::Device { action: "sync", log: self.place.dir.to_string(), source }.into());
         }
         let mut state = self.unsynced.lock();
-        state.files.retain(|file| !self.files.iter().any(|synced| Arc::ptr_eq(file, synced)));
+        for (path, change) in &self.files {
+            // One that was changed since has to be synced once more.
+            if state.files.get(path) == Some(change) {
+                state.files.remove(path);
+            }
+        }
         state.synced_name_changes = state.synced_name_changes.max(self.name_changes);
         state.parent_is_synced = true;
         Ok(())
@@ -1174,7 +1225,9 @@ struct Unsynced {
 
 #[derive(Debug, Default)]
 struct UnsyncedState {
-    files: Vec<Arc<dyn File>>,
+    /// By their paths; so none has to stay open. Each with the number of its last change.
+    files: BTreeMap<String, u64>,
+    file_changes: u64,
     /// Counts names made, removed and changed.
     name_changes: u64,
     synced_name_changes: u64,
@@ -1187,11 +1240,11 @@ impl Unsynced {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add_file(&self, file: Arc<dyn File>) {
+    fn add_file(&self, path: String) {
         let mut state = self.lock();
-        if !state.files.iter().any(|known| Arc::ptr_eq(known, &file)) {
-            state.files.push(file);
-        }
+        state.file_changes += 1;
+        let change = state.file_changes;
+        state.files.insert(path, change);
     }
 
     fn add_name(&self) {

@@ -114,7 +114,7 @@ pub(super) fn open(
     if segments.is_empty() {
         let base = checkpoints.start.max(0);
         let file = place.create_anew(&place.path(base, LOG)).map_err(place.failed("making a log"))?;
-        segments.push(Segment::created(base, file));
+        segments.push(Segment::created(base, &place, file));
         unsynced.add_name();
         recovery.created = true;
     } else {
@@ -175,7 +175,7 @@ pub(super) fn open(
     }
     // Nobody knows whether a crash of this process or of the machine was before; the first sync covers both.
     for at in log.segment_at(verify_from)..log.segments.len() - 1 {
-        log.unsynced.add_file(Arc::clone(log.segments[at].file(&log.place)?));
+        log.unsynced.add_file(log.place.path(log.segments[at].base, LOG));
     }
     finish(&mut log, checkpoints, &mut recovery)?;
     recovery.end = log.end;
@@ -251,7 +251,7 @@ fn check_last(log: &Log, start: i64) -> Result<(), LogError> {
     let Some(last) = log.tail.recent.back() else { return Ok(()) };
     let segment = log.active();
     let file = segment.file(&log.place)?;
-    let mut scan = Scan::with_window(&**file, last.position, segment.size, 0);
+    let mut scan = Scan::with_window(&*file, last.position, segment.size, 0);
     let reason = match scan.next(true).map_err(log.place.failed("reading a segment"))? {
         Step::Damaged(_, reason) => reason,
         // No checksum covers the offset and the epoch, but others have noted them.
@@ -272,7 +272,8 @@ fn disagrees(epochs: &Epochs, header: &Header, start: i64) -> bool {
 fn rebuild_epochs(log: &mut Log) -> Result<(), LogError> {
     let mut epochs = Epochs::default();
     for segment in &log.segments {
-        let mut scan = Scan::new(&**segment.file(&log.place)?, 0, segment.size);
+        let file = segment.file(&log.place)?;
+        let mut scan = Scan::new(&*file, 0, segment.size);
         loop {
             match scan.next(false).map_err(log.place.failed("reading a segment"))? {
                 Step::Batch(_, header) => {
@@ -390,10 +391,10 @@ impl Walk {
         }
         for segment in &log.segments {
             if segment.aborted.iter().any(|aborted| aborted.last_offset >= from)
-                && let Some(file) =
+                && let Some(path) =
                     segment.write_aborted(&log.place).map_err(log.place.failed("writing a transaction index"))?
             {
-                log.unsynced.add_file(file);
+                log.unsynced.add_file(path);
             }
         }
         if self.epochs_disagree {
@@ -420,7 +421,7 @@ impl Walk {
     ) -> Result<i64, LogError> {
         let place = log.place.clone();
         let reading = || place.failed("reading a segment");
-        let file = Arc::clone(log.segments[at].file(&place)?);
+        let file = log.segments[at].file(&place)?;
         let base = log.segments[at].base;
         let mut scan = Scan::new(&*file, position, log.segments[at].size);
         let mut held: Option<Held> = None;
@@ -583,7 +584,7 @@ fn cut(log: &mut Log, at: usize, position: u64, reason: Damage, recovery: &mut R
     let segment = &log.segments[at];
     let size = segment.size;
     let mut cut = Cut { segment: segment.base, position, reason, bytes: size - position, quarantined: Vec::new() };
-    let file = Arc::clone(segment.file(&place)?);
+    let file = segment.file(&place)?;
     if holds_batch(&*file, position, size).map_err(cutting())? {
         let name = quarantine(&place, segment.base, &*file, position).map_err(cutting())?;
         cut.quarantined.push(name);
@@ -591,7 +592,7 @@ fn cut(log: &mut Log, at: usize, position: u64, reason: Damage, recovery: &mut R
     while log.segments.len() > at + 1 {
         let last = log.active();
         let (base, size) = (last.base, last.size);
-        let file = Arc::clone(last.file(&place)?);
+        let file = last.file(&place)?;
         if holds_batch(&*file, 0, size).map_err(cutting())? {
             let name = quarantine(&place, base, &*file, 0).map_err(cutting())?;
             cut.quarantined.push(name);

@@ -53,7 +53,7 @@ impl Log {
         let start = self.start.max(self.segments[count].base);
         let mut epochs = self.epochs.clone();
         if epochs.truncate_from_start(start) {
-            self.replace_epochs(epochs)?;
+            self.write_epochs(epochs)?;
         }
         self.start = start;
         let place = &self.place;

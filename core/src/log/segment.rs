@@ -11,7 +11,7 @@ use super::index::{Indexes, OffsetEntry, TimeEntry};
 use super::producers::AbortedTransaction;
 use super::scan::{Header, Scan, Step};
 use crate::Timestamp;
-use crate::storage::{Device, File};
+use crate::storage::{Device, File, Handle, OpenFiles};
 
 /// What a lookup reads at once: an index entry is at most about this far from its neighbour.
 const LOOKUP_BYTES: usize = 8 * 1024;
@@ -24,6 +24,8 @@ const ENTRIES_PER_WRITE: usize = 512;
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) device: Arc<dyn Device>,
+    /// Opens the device's files, and keeps few of them open.
+    pub(crate) files: Arc<OpenFiles>,
     pub(crate) dir: Arc<str>,
     /// How far index entries lie apart.
     pub(crate) index_interval_bytes: u64,
@@ -57,10 +59,10 @@ impl Place {
 
     /// Makes a file, in place of one that an interrupted attempt left.
     pub(crate) fn create_anew(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        match self.device.create(path) {
+        match self.files.create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.device.remove(path)?;
-                self.device.create(path)
+                self.files.create(path)
             }
             created => created,
         }
@@ -82,7 +84,7 @@ pub(crate) struct Segment {
     pub(crate) aborted: Vec<AbortedTransaction>,
     /// Whether it grows: then its index files belong to its [`Tail`].
     pub(crate) is_active: bool,
-    file: OnceLock<Arc<dyn File>>,
+    handle: Arc<Handle>,
     /// Loaded when first needed; always there for the active segment.
     indexes: Mutex<Option<Arc<Indexes>>>,
     /// The largest timestamp and the last offset of the batch that has it, of a closed segment.
@@ -111,26 +113,23 @@ impl Segment {
             size,
             aborted: Vec::new(),
             is_active: false,
-            file: OnceLock::new(),
+            handle: Arc::default(),
             indexes: Mutex::default(),
             largest: OnceLock::new(),
         }
     }
 
-    pub(crate) fn created(base: i64, file: Arc<dyn File>) -> Self {
+    pub(crate) fn created(base: i64, place: &Place, file: Arc<dyn File>) -> Self {
         let segment = Self::new(base, 0);
-        let _ = segment.file.set(file);
+        place.files.keep(&segment.handle, file);
         segment.set_indexes(Indexes::default());
         segment
     }
 
-    /// The log file, opened when first needed.
-    pub(crate) fn file(&self, place: &Place) -> Result<&Arc<dyn File>, LogError> {
-        if self.file.get().is_none() {
-            let file = place.device.open(&place.path(self.base, LOG)).map_err(place.failed("opening a segment"))?;
-            let _ = self.file.set(file);
-        }
-        Ok(self.file.get().expect("set above, or by another thread before"))
+    /// The log file, opened when it is not open.
+    pub(crate) fn file(&self, place: &Place) -> Result<Arc<dyn File>, LogError> {
+        let open = || place.files.open(&place.path(self.base, LOG));
+        place.files.get(&self.handle, open).map_err(place.failed("opening a segment"))
     }
 
     pub(crate) fn relative(&self, offset: i64) -> u32 {
@@ -189,7 +188,7 @@ impl Segment {
     /// Makes the indexes anew from the batches' headers, in memory and, as far as that works, in their files.
     pub(crate) fn rebuild_indexes(&self, place: &Place) -> Result<Arc<Indexes>, LogError> {
         let file = self.file(place)?;
-        let mut scan = Scan::new(&**file, 0, self.size);
+        let mut scan = Scan::new(&*file, 0, self.size);
         let mut tail = Tail::default();
         let mut indexes = Indexes::default();
         let mut next_offset = self.base;
@@ -252,7 +251,7 @@ impl Segment {
         let failed = || place.failed("reading a segment");
         let file = self.file(place)?;
         let start = entry.map_or(0, |entry| u64::from(entry.position));
-        let mut scan = Scan::with_window(&**file, start, self.size, LOOKUP_BYTES);
+        let mut scan = Scan::with_window(&*file, start, self.size, LOOKUP_BYTES);
         let mut next_offset = self.base;
         let mut is_first = true;
         loop {
@@ -324,7 +323,8 @@ impl Segment {
 
     /// The header at a position where a batch should be.
     pub(crate) fn header(&self, place: &Place, position: u64) -> Result<Option<Header>, LogError> {
-        let mut scan = Scan::with_window(&**self.file(place)?, position, self.size, 0);
+        let file = self.file(place)?;
+        let mut scan = Scan::with_window(&*file, position, self.size, 0);
         match scan.next(false).map_err(place.failed("reading a segment"))? {
             Step::Batch(_, header) => Ok(Some(header)),
             _ => Ok(None),
@@ -341,17 +341,17 @@ impl Segment {
         self.largest = OnceLock::new();
     }
 
-    /// Puts the aborted transactions into their file, which is there only when there are any.
-    pub(crate) fn write_aborted(&self, place: &Place) -> io::Result<Option<Arc<dyn File>>> {
+    /// Puts the aborted transactions into their file, which is there only when there are any. Returns the file's path if
+    /// it is.
+    pub(crate) fn write_aborted(&self, place: &Place) -> io::Result<Option<String>> {
         let path = place.path(self.base, TRANSACTION_INDEX);
         if self.aborted.is_empty() {
             place.remove_if_there(&path)?;
             return Ok(None);
         }
         let bytes: Vec<u8> = self.aborted.iter().flat_map(|aborted| aborted.to_bytes()).collect();
-        let file = place.create_anew(&path)?;
-        file.append(&[&bytes])?;
-        Ok(Some(file))
+        place.create_anew(&path)?.append(&[&bytes])?;
+        Ok(Some(path))
     }
 
     /// Reads the aborted transactions as far as they are right.
@@ -372,8 +372,6 @@ pub(crate) struct Tail {
     pub(crate) first_timestamp: Option<Timestamp>,
     /// The last batches, oldest first.
     pub(crate) recent: VecDeque<Located>,
-    /// The transaction index, if one was written.
-    pub(crate) transactions: Option<Arc<dyn File>>,
     bytes_since_entry: u64,
     files: IndexFiles,
 }
@@ -381,8 +379,8 @@ pub(crate) struct Tail {
 /// The index files of the segment that grows; they lag behind.
 #[derive(Debug, Default)]
 struct IndexFiles {
-    offsets: Option<Arc<dyn File>>,
-    times: Option<Arc<dyn File>>,
+    /// Whether they were made.
+    exist: bool,
     written_offsets: usize,
     written_times: usize,
 }
@@ -433,21 +431,17 @@ impl Tail {
             }
             return;
         }
-        let open = |suffix| place.device.open(&place.path(segment.base, suffix)).ok();
-        let cut = |file: &Arc<dyn File>, bytes: Vec<u8>| {
+        let holds = |suffix, bytes: Vec<u8>| {
+            let Ok(file) = place.files.open(&place.path(segment.base, suffix)) else { return false };
             file.len() >= bytes.len() as u64
                 && file.read_at(0, bytes.len()).is_ok_and(|found| found == bytes)
                 && file.truncate(bytes.len() as u64).is_ok()
         };
-        let offsets = open(INDEX).filter(|file| cut(file, Indexes::encode_offsets(&indexes.offsets)));
-        let times = open(TIME_INDEX).filter(|file| cut(file, Indexes::encode_times(&indexes.times)));
-        if let (Some(offsets), Some(times)) = (offsets, times) {
-            self.files = IndexFiles {
-                offsets: Some(offsets),
-                times: Some(times),
-                written_offsets: indexes.offsets.len(),
-                written_times: indexes.times.len(),
-            };
+        if holds(INDEX, Indexes::encode_offsets(&indexes.offsets))
+            && holds(TIME_INDEX, Indexes::encode_times(&indexes.times))
+        {
+            self.files =
+                IndexFiles { exist: true, written_offsets: indexes.offsets.len(), written_times: indexes.times.len() };
             return;
         }
         for suffix in [INDEX, TIME_INDEX] {
@@ -465,46 +459,56 @@ impl Tail {
     /// Writes what the files lack. Returns whether files were made; what fails is tried again the next time.
     pub(crate) fn write_entries(&mut self, place: &Place, segment: &Segment, indexes: &Indexes) -> bool {
         let mut made = false;
+        let files = &mut self.files;
         let mut write = || -> io::Result<()> {
-            let files = &mut self.files;
             if files.written_offsets > indexes.offsets.len() || files.written_times > indexes.times.len() {
                 // The indexes were made anew.
                 *files = IndexFiles::default();
             }
-            for (suffix, file) in [(INDEX, &mut files.offsets), (TIME_INDEX, &mut files.times)] {
-                if file.is_none() {
-                    *file = Some(place.create_anew(&place.path(segment.base, suffix))?);
-                    made = true;
+            if !files.exist {
+                for suffix in [INDEX, TIME_INDEX] {
+                    place.create_anew(&place.path(segment.base, suffix))?;
                 }
+                *files = IndexFiles { exist: true, ..IndexFiles::default() };
+                made = true;
             }
-            let (Some(offsets), Some(times)) = (&files.offsets, &files.times) else { return Ok(()) };
+            let add = |suffix, written: usize, bytes: Vec<u8>| {
+                let file = place.files.open(&place.path(segment.base, suffix))?;
+                // A write that was cut short may have left something there.
+                file.truncate(written as u64)?;
+                if file.len() < written as u64 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                file.append(&[&bytes])
+            };
             let new = &indexes.offsets[files.written_offsets..];
             if !new.is_empty() {
-                offsets.append(&[&Indexes::encode_offsets(new)])?;
+                add(INDEX, files.written_offsets * OffsetEntry::LEN, Indexes::encode_offsets(new))?;
                 files.written_offsets = indexes.offsets.len();
             }
-            let new: &[TimeEntry] = &indexes.times[files.written_times..];
+            let new = &indexes.times[files.written_times..];
             if !new.is_empty() {
-                times.append(&[&Indexes::encode_times(new)])?;
+                add(TIME_INDEX, files.written_times * TimeEntry::LEN, Indexes::encode_times(new))?;
                 files.written_times = indexes.times.len();
             }
             Ok(())
         };
         if let Err(error) = write() {
             log::debug!("index is not written log={} segment={:020}: {error}", place.dir, segment.base);
+            // Whatever is there by now: all is written anew the next time.
+            self.files = IndexFiles::default();
         }
         made
     }
 
-    /// The open index files.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<dyn File>> {
-        self.files.offsets.iter().chain(&self.files.times)
+    /// Whether the index files are there.
+    pub(crate) fn has_files(&self) -> bool {
+        self.files.exist
     }
 
     /// Whether the files hold `indexes` whole.
     pub(crate) fn files_have(&self, indexes: &Indexes) -> bool {
-        self.files.offsets.is_some()
-            && self.files.times.is_some()
+        self.files.exist
             && self.files.written_offsets == indexes.offsets.len()
             && self.files.written_times == indexes.times.len()
     }

@@ -1,8 +1,11 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::record::{Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
 use crate::storage::memory::{Loss, MemoryDevice};
+use crate::storage::{Device, Entry};
 
 const NOW: Timestamp = 1_700_000_000_000;
 const DIR: &str = "orders-0";
@@ -26,8 +29,13 @@ fn config() -> LogConfig {
     LogConfig { retention_ms: None, ..LogConfig::default() }
 }
 
+/// So few that nearly every use opens a file anew.
+fn files(device: &MemoryDevice) -> Arc<OpenFiles> {
+    OpenFiles::new(Arc::new(device.clone()), 1)
+}
+
 fn open(device: &MemoryDevice, config: &LogConfig, checkpoints: Checkpoints) -> (Log, Recovery) {
-    Log::open(Arc::new(device.clone()), DIR, config.clone(), checkpoints, NOW).unwrap()
+    Log::open(&files(device), DIR, config.clone(), checkpoints, NOW).unwrap()
 }
 
 fn fresh(config: &LogConfig) -> (MemoryDevice, Log) {
@@ -196,8 +204,7 @@ impl Script {
     }
 
     fn opened(&self, checkpoints: Checkpoints) -> Result<Log> {
-        let device = Arc::new(self.device.clone());
-        Ok(Log::open(device, DIR, self.config.clone(), checkpoints, NOW)?.0)
+        Ok(Log::open(&files(&self.device), DIR, self.config.clone(), checkpoints, NOW)?.0)
     }
 
     fn steps(&mut self) -> Result<()> {
@@ -428,9 +435,8 @@ fn a_crash_inside_recovery_changes_nothing() {
                 for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn(second)] {
                     let disturbed = left.crash(Loss::Nothing);
                     disturbed.power_off_at(second);
-                    let device: Arc<dyn Device> = Arc::new(disturbed.clone());
                     // Some things that recovery does may fail, so it may even succeed.
-                    let _ = Log::open(device, DIR, config.clone(), checkpoints, NOW);
+                    let _ = Log::open(&files(&disturbed), DIR, config.clone(), checkpoints, NOW);
                     let (log, _) = open(&disturbed.crash(loss), &config, checkpoints);
                     let found = (log.start(), log.end(), drawn(&log));
                     assert_eq!(found, expected, "operation={operation} seed={seed} second={second} {loss:?}");
@@ -518,6 +524,165 @@ fn after_a_failed_sync_a_log_takes_no_more_writes() {
     }
 }
 
+// Open files.
+
+/// A device that counts the files that are open.
+#[derive(Clone, Debug)]
+struct Counting {
+    device: MemoryDevice,
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    /// More than so many cannot be open.
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct CountedFile {
+    file: Arc<dyn File>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Counting {
+    fn new(limit: usize) -> Self {
+        Self { device: MemoryDevice::durable(), open: Arc::default(), most: Arc::default(), limit }
+    }
+
+    fn counted(&self, open: impl FnOnce() -> io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        if self.open.load(Relaxed) >= self.limit {
+            return Err(io::Error::other("too many open files"));
+        }
+        let file = open()?;
+        self.most.fetch_max(self.open.fetch_add(1, Relaxed) + 1, Relaxed);
+        Ok(Arc::new(CountedFile { file, open: Arc::clone(&self.open) }))
+    }
+}
+
+impl Drop for CountedFile {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+impl File for CountedFile {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+    fn read_at(&self, position: u64, len: usize) -> io::Result<bytes::Bytes> {
+        self.file.read_at(position, len)
+    }
+    fn append(&self, parts: &[&[u8]]) -> io::Result<()> {
+        self.file.append(parts)
+    }
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl Device for Counting {
+    fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        self.counted(|| self.device.open(path))
+    }
+    fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        self.counted(|| self.device.create(path))
+    }
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.device.create_dir(path)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.device.exists(path)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<Entry>> {
+        self.device.list(dir)
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.device.remove(path)
+    }
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        self.device.remove_dir(path)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.device.rename(from, to)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.device.sync_dir(dir)
+    }
+}
+
+/// Thirty logs of many segments, through all that opens a file. Returns how many were open at a time.
+fn through_many_logs(device: &Counting, files: &Arc<OpenFiles>) -> usize {
+    let config = LogConfig { segment_bytes: 450, index_interval_bytes: 100, ..config() };
+    let open_all = |checkpoints| -> Vec<Log> {
+        let open = |at| Log::open(files, &format!("orders-{at}"), config.clone(), checkpoints, NOW).unwrap().0;
+        (0..30).map(open).collect()
+    };
+    let mut logs = open_all(Checkpoints::default());
+    for number in 0..20 {
+        for log in &mut logs {
+            log.append(&[batch(2, NOW + number, "value")], 0, NOW).unwrap();
+        }
+    }
+    let points: Vec<SyncPoint> = logs.iter().map(Log::sync_point).collect();
+    assert!(points.iter().all(|point| point.files.len() >= 12), "closed segments are synced, too");
+    points.into_iter().for_each(|point| point.run().unwrap());
+    for (log, offset) in logs.iter().zip(0..) {
+        assert_eq!(read_from(log, offset % 40).last().unwrap().next_offset(), 40);
+    }
+    drop(logs);
+    // As after a crash, when everything is looked at.
+    let mut logs = open_all(Checkpoints::default());
+    for log in &mut logs {
+        assert_eq!((log.end(), log.offset_for_time(NOW + 7, 40).unwrap()), (40, Some((NOW + 7, 13))));
+        log.sync_point().run().unwrap();
+        log.append(&[batch(1, NOW, "after")], 1, NOW).unwrap();
+        log.truncate(15).unwrap();
+        log.close().run().unwrap();
+    }
+    drop(logs);
+    let logs = open_all(Checkpoints::CLEAN);
+    assert!(logs.iter().all(|log| log.end() == 14));
+    device.most.load(Relaxed)
+}
+
+#[test]
+fn few_files_are_open_at_a_time_however_many_segments_there_are() {
+    let device = Counting::new(usize::MAX);
+    let most = through_many_logs(&device, &OpenFiles::new(Arc::new(device.clone()), 8));
+    // Those that are kept, the active segments that a sync has in its hands, and one that is being used.
+    assert!(most <= 8 + 30 + 2, "{most}");
+    assert!(device.open.load(Relaxed) <= 8);
+}
+
+#[test]
+fn where_no_more_files_can_be_opened_others_are_closed_for_them() {
+    let device = Counting::new(40);
+    let most = through_many_logs(&device, &OpenFiles::new(Arc::new(device.clone()), 1_000));
+    assert_eq!(most, 40);
+}
+
+#[test]
+fn a_new_epoch_is_written_at_once_and_synced_with_the_data() {
+    let (device, mut log) = fresh(&config());
+    log.append(&[batch(1, NOW, "a")], 0, NOW).unwrap();
+    log.sync_point().run().unwrap();
+    let before = device.syncs();
+    log.append(&[batch(1, NOW, "b")], 1, NOW).unwrap();
+    log.append_copy(&[batch(1, NOW, "c").stamped(2, 2)], NOW).unwrap();
+    log.set_start(1).unwrap();
+    assert_eq!(device.syncs(), before, "an append waits for no device");
+    // A killed process leaves the history beside the batches, a power cut neither.
+    let (left, recovery) = open(&device.crash(Loss::Nothing), &config(), Checkpoints::default());
+    assert_eq!((left.end(), left.epochs().latest(), recovery.cut), (3, Some(2), None));
+    let (left, _) = open(&device.crash(Loss::Unsynced), &config(), Checkpoints::default());
+    assert_eq!((left.end(), left.epochs().latest()), (1, Some(0)));
+    log.sync_point().run().unwrap();
+    let (left, recovery) = open(&device.crash(Loss::Unsynced), &config(), Checkpoints { start: 1, recovery_point: 3 });
+    assert_eq!((left.end(), recovery.cut), (3, None));
+    assert_eq!(left.epochs(), log.epochs());
+}
+
 // Damage.
 
 /// A small log with everything in it, closed cleanly.
@@ -543,8 +708,7 @@ fn closed_log() -> (MemoryDevice, LogConfig, Vec<Batch>) {
 
 /// Reads as much as can be read. The batches that come are right, or nothing comes.
 fn check_damaged(device: &MemoryDevice, config: &LogConfig, checkpoints: Checkpoints, right: &[Batch], what: &str) {
-    let device: Arc<dyn Device> = Arc::new(device.clone());
-    let (log, recovery) = match Log::open(device, DIR, config.clone(), checkpoints, NOW) {
+    let (log, recovery) = match Log::open(&files(device), DIR, config.clone(), checkpoints, NOW) {
         Ok(opened) => opened,
         Err(error) => {
             assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported), "{what}: {error}");
@@ -628,8 +792,7 @@ fn files_cut_emptied_zeroed_or_missing_give_right_data_or_an_error() {
                 }
                 let what = format!("{path} variant={number} {checkpoints:?}");
                 if path.ends_with(".log") {
-                    let device: Arc<dyn Device> = Arc::new(device.clone());
-                    let _ = Log::open(device, DIR, config.clone(), checkpoints, NOW);
+                    let _ = Log::open(&files(&device), DIR, config.clone(), checkpoints, NOW);
                 } else {
                     check_damaged(&device, &config, checkpoints, &right, &what);
                     let (log, _) = open(&device.crash(Loss::Nothing), &config, checkpoints);
@@ -1093,7 +1256,7 @@ fn messages_of_old_formats_are_refused_and_not_cut() {
     bytes.extend_from_slice(&message);
     bytes.resize(100, 0);
     device.overwrite(&log.place.path(0, LOG), bytes.clone());
-    let opened = Log::open(Arc::new(device.clone()), DIR, config(), Checkpoints::default(), NOW);
+    let opened = Log::open(&files(&device), DIR, config(), Checkpoints::default(), NOW);
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::Unsupported);
     assert_eq!(device.files()[&log.place.path(0, LOG)], bytes);
 }
@@ -1233,8 +1396,7 @@ fn producers_that_write_nothing_are_forgotten() {
     assert!(log.producers().is_empty());
     assert_eq!(offer(&mut log, &by_producer(0, 99, 1)), "at 1");
     log.close().run().unwrap();
-    let device: Arc<dyn Device> = Arc::new(device);
-    let (log, _) = Log::open(device, DIR, config(), Checkpoints::CLEAN, NOW + day).unwrap();
+    let (log, _) = Log::open(&files(&device), DIR, config(), Checkpoints::CLEAN, NOW + day).unwrap();
     assert!(log.producers().is_empty());
 }
 

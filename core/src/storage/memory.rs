@@ -133,6 +133,11 @@ impl MemoryDevice {
         self.faults.as_ref().map_or(0, |faults| lock(faults).operations)
     }
 
+    /// How many syncs there were so far, of files and of directories.
+    pub fn syncs(&self) -> u64 {
+        self.faults.as_ref().map_or(0, |faults| lock(faults).syncs)
+    }
+
     /// Cuts the power in the middle of operation number `operation` (from 0): it and all later ones fail.
     pub fn power_off_at(&self, operation: u64) {
         self.fault(|faults| faults.power_off_at = Some(operation));

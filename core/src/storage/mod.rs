@@ -11,6 +11,7 @@
 
 mod conformance;
 pub mod memory;
+mod open_files;
 
 use std::fmt::Debug;
 use std::io;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use conformance::conformance;
+pub use open_files::{Handle, OpenFiles};
 
 /// An open file that grows at its end. Every call returns when it is done.
 ///
