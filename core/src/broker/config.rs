@@ -198,7 +198,12 @@ impl TopicConfig<'_> {
         let unlimited = |name| Some(self.integer(name)).filter(|value| *value >= 0);
         LogConfig {
             segment_bytes: self.integer("segment.bytes").max(1) as u64,
-            segment_ms: self.integer("segment.ms"),
+            // What waits in the active segment is not compacted, so it is not to wait for longer than it may.
+            segment_ms: if self.compacted() {
+                self.integer("segment.ms").min(self.integer("max.compaction.lag.ms"))
+            } else {
+                self.integer("segment.ms")
+            },
             index_interval_bytes: self.integer("index.interval.bytes").max(0) as u64,
             retention_ms: unlimited("retention.ms"),
             retention_bytes: unlimited("retention.bytes").map(|bytes| bytes as u64),
@@ -206,6 +211,8 @@ impl TopicConfig<'_> {
             compacts: self.compacted(),
             delete_retention_ms: self.integer("delete.retention.ms"),
             min_compaction_lag_ms: self.integer("min.compaction.lag.ms"),
+            max_compaction_lag_ms: self.integer("max.compaction.lag.ms"),
+            min_cleanable_dirty_ratio: self.text("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
             segment_index_bytes: self.integer("segment.index.bytes").max(0) as u64,
             timestamp_type: self.timestamp_type(),
             ..LogConfig::default()

@@ -16,6 +16,9 @@
 //! a [`Slice`] is what a reader will read; a [`Removal`] is which files to delete. Each is run by whoever has the time, while
 //! the log goes on.
 
+mod compaction;
+#[cfg(test)]
+mod compaction_tests;
 mod epochs;
 mod error;
 mod index;
@@ -33,6 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+pub use compaction::{Compacted, Compaction, Swap};
 pub use epochs::{EpochStart, Epochs};
 pub use error::{Damage, LogError};
 pub use producers::{AbortedTransaction, Checked, Producer, ProducerError, Producers};
@@ -42,6 +46,7 @@ pub use retention::Removal;
 use crate::record::{Batch, ControlType, Limits, RecordError, TimestampType};
 use crate::storage::{File, OpenFiles, parent};
 use crate::{Error, ErrorKind, Result, Timestamp};
+use compaction::Compacting;
 use index::Indexes;
 use producers::Marker;
 use scan::{Header, Scan, Step};
@@ -51,7 +56,7 @@ use segment::{INDEX, LOG, Located, Place, SNAPSHOT, Segment, TIME_INDEX, TRANSAC
 const SNAPSHOT_INTERVAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a log does by itself; the names and defaults are Kafka's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     /// `segment.bytes`: a segment does not grow beyond this.
     pub segment_bytes: u64,
@@ -73,6 +78,10 @@ pub struct LogConfig {
     pub delete_retention_ms: i64,
     /// `min.compaction.lag.ms`: how long a record stays even if another one has its key.
     pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`: how long a record may stay beside a later one of its key.
+    pub max_compaction_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio`: which share of the log has to be new before it is compacted, 0 to 1.
+    pub min_cleanable_dirty_ratio: f64,
     /// `message.timestamp.type`: whose clock counts.
     pub timestamp_type: TimestampType,
     /// `producer.id.expiration.ms`: when a producer that writes nothing is forgotten.
@@ -93,6 +102,8 @@ impl Default for LogConfig {
             compacts: false,
             delete_retention_ms: DAY_MS,
             min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
+            min_cleanable_dirty_ratio: 0.5,
             timestamp_type: TimestampType::CreateTime,
             producer_expiration_ms: DAY_MS,
         }
@@ -132,6 +143,7 @@ pub struct Log {
     unsynced: Arc<Unsynced>,
     /// Base offsets of segments whose transaction index could not be written.
     aborted_behind: Vec<i64>,
+    compacting: Compacting,
     /// Headers of the batches of one append, kept for their room.
     headers: Vec<Header>,
 }
@@ -408,6 +420,7 @@ impl Log {
         }
         let at = self.segment_at(to);
         let boundary = self.locate_in(at, to)?;
+        self.abandon_swap()?;
         // From here on the way back is to open the log anew.
         let cut = self.truncate_to(at, boundary).and_then(|()| {
             let mut epochs = self.epochs.clone();
@@ -913,12 +926,14 @@ impl Log {
         }
         self.unsynced.add_name();
         self.start = self.start.min(self.end);
+        self.limit_compacted();
         self.reload_producers()
     }
 
     fn reset_to(&mut self, start: i64) -> Result<(), LogError> {
         let place = self.place.clone();
         let resetting = || place.failed("starting the log anew");
+        self.abandon_swap()?;
         while let Some(segment) = self.segments.last() {
             for suffix in [LOG, INDEX, TIME_INDEX, TRANSACTION_INDEX] {
                 place.remove_if_there(&place.path(segment.base, suffix)).map_err(resetting())?;
@@ -942,6 +957,7 @@ impl Log {
         self.producers.clear();
         self.start = start;
         self.end = start;
+        self.limit_compacted();
         self.bytes_since_snapshot = 0;
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::compaction::{SWAP, end_swap};
 use super::epochs::Epochs;
 use super::error::{Damage, LogError};
 use super::index::Indexes;
@@ -10,7 +11,7 @@ use super::scan::{Header, Scan, Step};
 use super::segment::{INDEX, LOG, Place, SNAPSHOT, Segment, TIME_INDEX, TRANSACTION_INDEX, Tail};
 use super::{Checkpoints, Log, LogConfig, Unsynced, note_producer};
 use crate::Timestamp;
-use crate::storage::File;
+use crate::storage::{Entry, File};
 
 /// Where cut bytes are kept that hold a whole valid batch.
 const QUARANTINE: &str = ".quarantine";
@@ -135,6 +136,7 @@ pub(super) fn open(
         bytes_since_snapshot: 0,
         unsynced,
         aborted_behind: Vec::new(),
+        compacting: Default::default(),
         headers: Vec::new(),
     };
 
@@ -195,9 +197,10 @@ fn look(place: &Place) -> Result<Found, LogError> {
     let mut found = Found::default();
     let mut with_aborted = Vec::new();
     let mut indexes = Vec::new();
+    let entries = end_swaps(place, entries)?;
     for entry in entries.iter().filter(|entry| !entry.is_dir) {
         let name = &entry.name;
-        if [".tmp", ".deleted", ".cleaned"].iter().any(|suffix| name.ends_with(suffix)) {
+        if [".tmp", ".deleted", ".cleaned", SWAP].iter().any(|suffix| name.ends_with(suffix)) {
             place.remove_if_there(&place.in_dir(name)).map_err(opening())?;
             continue;
         }
@@ -235,6 +238,26 @@ fn look(place: &Place) -> Result<Found, LogError> {
         }
     }
     Ok(found)
+}
+
+/// Ends the swaps of compacted segments that a crash has interrupted. Returns what lies in the directory then.
+fn end_swaps(place: &Place, entries: Vec<Entry>) -> Result<Vec<Entry>, LogError> {
+    let bases = |suffix: &str| -> Vec<i64> {
+        let named = |entry: &Entry| split_name(&entry.name).filter(|(_, found)| *found == suffix).map(|(base, _)| base);
+        let mut bases: Vec<i64> = entries.iter().filter(|entry| !entry.is_dir).filter_map(named).collect();
+        bases.sort_unstable();
+        bases
+    };
+    let swaps = bases(&format!("{LOG}{SWAP}"));
+    if swaps.is_empty() {
+        return Ok(entries);
+    }
+    let mut segments = bases(LOG);
+    for base in swaps {
+        let replaced = end_swap(place, base, &segments)?;
+        segments.retain(|base| !replaced.contains(base));
+    }
+    place.device.list(&place.dir).map_err(place.failed("opening a log"))
 }
 
 /// `00000000000000000042.log` is 42 and `.log`.

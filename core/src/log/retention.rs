@@ -11,9 +11,21 @@ pub struct Removal {
     place: Place,
     base: i64,
     size: u64,
+    paths: Vec<String>,
 }
 
 impl Removal {
+    fn of_segment(place: &Place, base: i64, size: u64) -> Self {
+        let suffixes = [LOG, INDEX, TIME_INDEX, TRANSACTION_INDEX, SNAPSHOT];
+        let paths = suffixes.iter().map(|suffix| place.path(base, suffix)).collect();
+        Self { place: place.clone(), base, size, paths }
+    }
+
+    /// Of a segment that has another name by now.
+    pub(super) fn of_file(place: &Place, base: i64, size: u64, path: String) -> Self {
+        Self { place: place.clone(), base, size, paths: vec![path] }
+    }
+
     /// The segment's base offset.
     pub fn base_offset(&self) -> i64 {
         self.base
@@ -26,9 +38,8 @@ impl Removal {
 
     /// Deletes the files. Should that fail, the next open finds the segment again, below the log start offset.
     pub fn run(self) -> Result<()> {
-        for suffix in [LOG, INDEX, TIME_INDEX, TRANSACTION_INDEX, SNAPSHOT] {
-            let path = self.place.path(self.base, suffix);
-            self.place.remove_if_there(&path).map_err(self.place.failed("deleting a segment"))?;
+        for path in &self.paths {
+            self.place.remove_if_there(path).map_err(self.place.failed("deleting a segment"))?;
         }
         Ok(())
     }
@@ -42,6 +53,10 @@ impl Log {
         self.check_open()?;
         self.producers.forget_completed(high_watermark);
         self.producers.expire(now, self.config.producer_expiration_ms);
+        if self.is_swapping() {
+            // It is a matter of moments; the next time.
+            return Ok(Vec::new());
+        }
         let count = self.expired_segments(now, high_watermark)?;
         if count == 0 {
             return Ok(Vec::new());
@@ -56,12 +71,10 @@ impl Log {
             self.write_epochs(epochs)?;
         }
         self.start = start;
+        self.compacting.version += 1;
         let place = &self.place;
-        let removals = self.segments.drain(..count).map(|segment| Removal {
-            place: place.clone(),
-            base: segment.base,
-            size: segment.size,
-        });
+        let removals = self.segments.drain(..count);
+        let removals = removals.map(|segment| Removal::of_segment(place, segment.base, segment.size));
         let removals: Vec<Removal> = removals.collect();
         let first = self.segments[0].base;
         for offset in self.snapshots.iter().filter(|offset| **offset < first) {
@@ -92,7 +105,9 @@ impl Log {
                 // Without a timestamp nobody can say how old it is.
                 Ok(self.largest_in(at)?.is_some_and(|(largest, _)| now.saturating_sub(largest) > limit))
             };
-            if !is_below_start && !is_too_much && !is_too_old()? {
+            // Compaction may leave nothing of a segment.
+            let is_empty = self.config.deletes && segment.size == 0;
+            if !is_below_start && !is_too_much && !is_empty && !is_too_old()? {
                 break;
             }
             size -= segment.size;

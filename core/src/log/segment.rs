@@ -132,6 +132,10 @@ impl Segment {
         place.files.get(&self.handle, open).map_err(place.failed("opening a segment"))
     }
 
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
     pub(crate) fn relative(&self, offset: i64) -> u32 {
         u32::try_from(offset.saturating_sub(self.base)).unwrap_or(if offset < self.base { 0 } else { u32::MAX })
     }

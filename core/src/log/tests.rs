@@ -7,7 +7,7 @@ use crate::record::{Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches
 use crate::storage::memory::{Loss, MemoryDevice};
 use crate::storage::{Device, Entry};
 
-const NOW: Timestamp = 1_700_000_000_000;
+pub(super) const NOW: Timestamp = 1_700_000_000_000;
 const DIR: &str = "orders-0";
 
 /// A batch of `count` records whose values say `text` and a number.
@@ -15,7 +15,13 @@ fn batch(count: i32, timestamp: Timestamp, text: &str) -> Batch {
     produced(count, timestamp, text, ProducerFields::NONE, false)
 }
 
-fn produced(count: i32, timestamp: Timestamp, text: &str, producer: ProducerFields, transactional: bool) -> Batch {
+pub(super) fn produced(
+    count: i32,
+    timestamp: Timestamp,
+    text: &str,
+    producer: ProducerFields,
+    transactional: bool,
+) -> Batch {
     let mut builder = Builder::new(BuilderOptions { transactional, ..BuilderOptions::default() });
     for number in 0..count {
         let value = format!("{text} {number}");
@@ -25,7 +31,7 @@ fn produced(count: i32, timestamp: Timestamp, text: &str, producer: ProducerFiel
     builder.seal(producer).unwrap()
 }
 
-fn config() -> LogConfig {
+pub(super) fn config() -> LogConfig {
     LogConfig { retention_ms: None, ..LogConfig::default() }
 }
 
@@ -34,11 +40,11 @@ fn files(device: &MemoryDevice) -> Arc<OpenFiles> {
     OpenFiles::new(Arc::new(device.clone()), 1)
 }
 
-fn open(device: &MemoryDevice, config: &LogConfig, checkpoints: Checkpoints) -> (Log, Recovery) {
+pub(super) fn open(device: &MemoryDevice, config: &LogConfig, checkpoints: Checkpoints) -> (Log, Recovery) {
     Log::open(&files(device), DIR, config.clone(), checkpoints, NOW).unwrap()
 }
 
-fn fresh(config: &LogConfig) -> (MemoryDevice, Log) {
+pub(super) fn fresh(config: &LogConfig) -> (MemoryDevice, Log) {
     let device = MemoryDevice::durable();
     let (log, recovery) = open(&device, config, Checkpoints::default());
     assert!(recovery.created);
@@ -46,7 +52,7 @@ fn fresh(config: &LogConfig) -> (MemoryDevice, Log) {
 }
 
 /// All batches from `offset` on, read as a consumer does.
-fn read_from(log: &Log, offset: i64) -> Vec<Batch> {
+pub(super) fn read_from(log: &Log, offset: i64) -> Vec<Batch> {
     let mut found = Vec::new();
     let mut offset = offset;
     while offset < log.end() {
@@ -66,8 +72,36 @@ fn read_from(log: &Log, offset: i64) -> Vec<Batch> {
     found
 }
 
+/// Offset, key and value of all records as text.
+pub(super) fn all_records(log: &Log) -> Vec<(i64, String, Option<String>)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut all = Vec::new();
+    for batch in read_from(log, log.start()).iter().filter(|batch| !batch.is_control()) {
+        for record in batch.records(1 << 20).unwrap().iter() {
+            let record = record.unwrap();
+            if record.offset >= log.start() {
+                all.push((record.offset, text(record.key.unwrap_or_default()), record.value.map(text)));
+            }
+        }
+    }
+    all
+}
+
+/// Numbers that look random and follow from a seed.
+pub(super) struct Draw(pub(super) u64);
+
+impl Draw {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+}
+
 /// The log as text: `[0..5 e1][5..9 e2]`.
-fn drawn(log: &Log) -> String {
+pub(super) fn drawn(log: &Log) -> String {
     let batches = read_from(log, log.start());
     let draw = |batch: &Batch| {
         format!("[{}..{} e{}]", batch.base_offset(), batch.next_offset(), batch.partition_leader_epoch())
@@ -373,7 +407,7 @@ impl Script {
     }
 }
 
-fn marker_batch(producer_id: i64, epoch: i16, control_type: ControlType) -> Batch {
+pub(super) fn marker_batch(producer_id: i64, epoch: i16, control_type: ControlType) -> Batch {
     crate::record::control_batch(0, 0, producer_id, epoch, control_type, 0, NOW + 25)
 }
 
@@ -567,7 +601,7 @@ impl File for CountedFile {
     fn len(&self) -> u64 {
         self.file.len()
     }
-    fn read_at(&self, position: u64, len: usize) -> io::Result<bytes::Bytes> {
+    fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         self.file.read_at(position, len)
     }
     fn append(&self, parts: &[&[u8]]) -> io::Result<()> {

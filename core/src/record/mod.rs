@@ -29,6 +29,7 @@ mod check;
 mod compression;
 mod control;
 mod error;
+mod filter;
 mod records;
 mod varint;
 

@@ -214,6 +214,11 @@ impl<'a> Iterator for RecordIter<'a> {
 impl std::iter::FusedIterator for RecordIter<'_> {}
 
 impl<'a> Headers<'a> {
+    /// How many there are and their bytes, as they are in the record.
+    pub(super) fn encoded(&self) -> (u32, &'a [u8]) {
+        (self.remaining, self.rest)
+    }
+
     /// How many are left.
     pub fn len(&self) -> usize {
         self.remaining as usize
