@@ -36,7 +36,7 @@ pub use stored::METADATA_TOPIC;
 use stored::{Change, Stored};
 use topics::Topic;
 
-use crate::log::{Checkpoints, Log, Recovery, Removal, SyncPoint};
+use crate::log::{Checkpoints, Compacted, Compaction, Log, Recovery, Removal, Swap, SyncPoint};
 use crate::protocol::connection::advertised;
 use crate::protocol::messages::{
     ApiVersionsResponse, DescribeAclsResponse, HeartbeatResponse, ListOffsetsRequest,
@@ -77,7 +77,9 @@ enum TaskKind {
     Sync { partition: PartitionId, point: SyncPoint },
     Remove { removals: Vec<Removal> },
     RemoveDirs { device: Arc<dyn Device>, dirs: Vec<String>, topic_id: Uuid },
-    RecoveryPoints { device: Arc<dyn Device>, text: String },
+    Checkpoints { device: Arc<dyn Device>, texts: [(&'static str, String); 2] },
+    Compact { partition: PartitionId, compaction: Compaction },
+    Swap { partition: PartitionId, swap: Swap },
 }
 
 /// The outcome of a [`Task`].
@@ -88,6 +90,8 @@ pub struct Done(DoneKind);
 enum DoneKind {
     Synced { partition: PartitionId, end: i64, result: Result<()> },
     Finished,
+    Compacted { partition: PartitionId, dir: String, compacted: Compacted },
+    Swapped { partition: PartitionId, swapped: Result<Swap> },
     DirsRemoved { topic_id: Uuid, result: std::io::Result<()> },
 }
 
@@ -107,12 +111,21 @@ impl Task {
                 }
                 DoneKind::Finished
             }
-            TaskKind::RecoveryPoints { device, text } => {
-                if let Err(error) = device.replace(topics::RECOVERY_POINTS, text.as_bytes()) {
-                    log::warn!("the recovery points could not be written, a crash would have more to check: {error}");
+            TaskKind::Checkpoints { device, texts } => {
+                for (path, text) in texts {
+                    if let Err(error) = device.replace(path, text.as_bytes()) {
+                        log::warn!(
+                            "a checkpoint could not be written, a crash would make more work file={path}: {error}"
+                        );
+                    }
                 }
                 DoneKind::Finished
             }
+            TaskKind::Compact { partition, compaction } => {
+                let dir = compaction.dir().to_owned();
+                DoneKind::Compacted { partition, dir, compacted: compaction.run() }
+            }
+            TaskKind::Swap { partition, swap } => DoneKind::Swapped { partition, swapped: swap.run() },
             TaskKind::RemoveDirs { device, dirs, topic_id } => {
                 let result = dirs.iter().try_for_each(|dir| match device.remove_dir(dir) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -168,8 +181,13 @@ pub struct Broker {
     next_row: u64,
     next_retention: Timestamp,
     next_checkpoint: Timestamp,
-    /// The recovery points as they were written last.
-    recovery_points: String,
+    /// The recovery points and the cleaner's offsets as they were written last.
+    checkpoints: [(&'static str, String); 2],
+    next_compaction: Timestamp,
+    /// Whether a log is being compacted; one at a time is.
+    compacting: bool,
+    /// The partition that was looked at last.
+    last_compacted: usize,
     random: u64,
     responses: VecDeque<(RequestId, Reply)>,
     tasks: VecDeque<Task>,
@@ -196,6 +214,9 @@ const RETENTION_INTERVAL_MS: i64 = 300_000;
 
 /// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
 const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
+
+/// How often compacted topics are looked at, ms; Kafka's `log.cleaner.backoff.ms`.
+const COMPACTION_INTERVAL_MS: i64 = 15_000;
 
 /// How many segments stay open, of all logs together.
 const MAX_OPEN_FILES: usize = 256;
@@ -261,7 +282,10 @@ impl Broker {
             next_row: 0,
             next_retention: now.saturating_add(RETENTION_INTERVAL_MS),
             next_checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MS),
-            recovery_points: String::new(),
+            checkpoints: Default::default(),
+            next_compaction: now.saturating_add(COMPACTION_INTERVAL_MS),
+            compacting: false,
+            last_compacted: 0,
             random: seed | 1,
             responses: VecDeque::new(),
             tasks: VecDeque::new(),
@@ -425,6 +449,8 @@ impl Broker {
                 self.moved.insert(id);
             }
             DoneKind::Finished => {}
+            DoneKind::Compacted { partition, dir, compacted } => self.handle_compacted(partition, &dir, compacted, now),
+            DoneKind::Swapped { partition, swapped } => self.handle_swapped(partition, swapped, now),
             DoneKind::DirsRemoved { topic_id, result } => match result {
                 Ok(()) => {
                     let change = Change::remove(format!("deleted/{topic_id}"));
@@ -451,6 +477,7 @@ impl Broker {
             self.deadlines.first().map(|(at, _)| *at),
             self.groups.poll_timeout(),
             Some(self.next_retention),
+            (!self.compacting).then_some(self.next_compaction),
             self.device.is_durable().then_some(self.next_checkpoint),
             shrink,
         ]
@@ -496,13 +523,19 @@ impl Broker {
         }
         if self.device.is_durable() && now >= self.next_checkpoint {
             self.next_checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MS);
-            let text = topics::checkpoint_text(
-                self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end())),
-            );
-            if text != self.recovery_points {
-                self.recovery_points.clone_from(&text);
-                self.tasks.push_back(Task(TaskKind::RecoveryPoints { device: Arc::clone(&self.device), text }));
+            let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
+            let texts = [
+                (topics::RECOVERY_POINTS, topics::checkpoint_text(points)),
+                (topics::CLEANER_OFFSETS, self.cleaner_offsets()),
+            ];
+            if texts != self.checkpoints {
+                self.checkpoints.clone_from(&texts);
+                self.tasks.push_back(Task(TaskKind::Checkpoints { device: Arc::clone(&self.device), texts }));
             }
+        }
+        if !self.compacting && now >= self.next_compaction {
+            self.next_compaction = now.saturating_add(COMPACTION_INTERVAL_MS);
+            self.compact_next(now);
         }
         self.settle(now);
     }
@@ -832,6 +865,75 @@ impl Broker {
         if !removals.is_empty() {
             self.tasks.push_back(Task(TaskKind::Remove { removals }));
         }
+    }
+}
+
+impl Broker {
+    /// Hands out the compaction of the next log that needs one.
+    fn compact_next(&mut self, now: Timestamp) {
+        let count = self.partitions.len();
+        for at in (1..=count).map(|step| (self.last_compacted + step) % count) {
+            let Some(partition) = &self.partitions[at] else { continue };
+            match partition.log.compaction(now, partition.high_watermark()) {
+                Ok(None) => {}
+                Ok(Some(compaction)) => {
+                    self.compacting = true;
+                    self.last_compacted = at;
+                    self.tasks.push_back(Task(TaskKind::Compact { partition: PartitionId(at), compaction }));
+                    return;
+                }
+                Err(error) => {
+                    log::warn!("compaction failed partition={}-{}: {error}", partition.topic, partition.index);
+                }
+            }
+        }
+    }
+
+    fn handle_compacted(&mut self, id: PartitionId, dir: &str, compacted: Compacted, now: Timestamp) {
+        self.compacting = false;
+        let Some(partition) = self.partitions[id.0].as_mut() else {
+            // The topic was deleted meanwhile, and its directory must not come back with the files that were made there.
+            let is_there = topics::parse_dir(dir).is_some_and(|(topic, index)| self.find(topic, index).is_some());
+            if !is_there
+                && let Err(error) = self.device.remove_dir(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("a deleted topic's directory could not be removed dir={dir}: {error}");
+            }
+            return;
+        };
+        match partition.log.begin_swap(compacted) {
+            Ok(Some(swap)) => {
+                self.compacting = true;
+                self.tasks.push_back(Task(TaskKind::Swap { partition: id, swap }));
+            }
+            Ok(None) => self.next_compaction = self.next_compaction.min(now.saturating_add(COMPACTION_INTERVAL_MS)),
+            Err(error) => log::warn!("compaction failed partition={}-{}: {error}", partition.topic, partition.index),
+        }
+    }
+
+    fn handle_swapped(&mut self, id: PartitionId, swapped: Result<Swap>, now: Timestamp) {
+        self.compacting = false;
+        // There may be more: in this log, if it had more keys than are looked at at a time, or in another one.
+        self.next_compaction = now;
+        let Some(partition) = self.partitions[id.0].as_mut() else { return };
+        match partition.log.finish_swap(swapped) {
+            Ok(removals) => self.tasks.push_back(Task(TaskKind::Remove { removals })),
+            Err(error) => {
+                log::error!(
+                    "compaction failed halfway, the partition takes no more writes until the broker is opened anew \
+                     partition={}-{} error={error}",
+                    partition.topic,
+                    partition.index
+                );
+            }
+        }
+    }
+
+    /// Kafka's checkpoint of what is compacted.
+    fn cleaner_offsets(&self) -> String {
+        let offsets = self.partitions.iter().flatten().map(|partition| (partition, partition.log.compacted_to()));
+        topics::checkpoint_text(offsets.filter(|(_, offset)| *offset > 0))
     }
 }
 

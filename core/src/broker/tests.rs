@@ -19,6 +19,7 @@ use crate::protocol::messages::{
 };
 use crate::protocol::{ErrorCode, Request, Response};
 use crate::record::{Batch, Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
+use crate::storage::Device;
 use crate::storage::memory::{Loss, MemoryDevice};
 
 const NOW: i64 = 1_700_000_000_000;
@@ -490,6 +491,115 @@ fn full_disk_refuses_and_heals() {
     assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
     device.set_capacity(None);
     assert_eq!(shell.produce("t", batch(&["c"])).base_offset, 1);
+}
+
+/// A batch with one record.
+fn keyed(key: &str, value: Option<&str>) -> Batch {
+    let mut builder = Builder::new(BuilderOptions::default());
+    builder.append(NOW, Some(key.as_bytes()), value.map(str::as_bytes), NO_HEADERS).unwrap();
+    builder.seal(ProducerFields::NONE).unwrap()
+}
+
+const COMPACTED: &[(&str, &str)] =
+    &[("cleanup.policy", "compact"), ("segment.bytes", "500"), ("min.cleanable.dirty.ratio", "0.1")];
+
+#[test]
+fn compacted_topic_keeps_the_last_record_of_each_key_also_over_a_power_cut() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, COMPACTED);
+    for number in 0..100 {
+        shell.produce("t", keyed(&format!("k{}", number % 4), Some(&format!("v{number}"))));
+    }
+    let mut keyless = Builder::new(BuilderOptions::default());
+    keyless.append(NOW, None, Some(b"x"), NO_HEADERS).unwrap();
+    let refused = shell.produce("t", keyless.seal(ProducerFields::NONE).unwrap());
+    assert_eq!(refused.error_code, ErrorCode::INVALID_RECORD);
+    let size = |device: &MemoryDevice| device.files().values().map(Bytes::len).sum::<usize>();
+    let before = size(&device);
+    let waiting = shell.send(fetch("t", 0, 60_000), 12);
+    assert!(shell.answer(waiting).is_some());
+    shell.wait(15_000);
+    assert_eq!(shell.tasks.len(), 1);
+    // Reads and writes go on between its turns.
+    shell.produce("t", keyed("k9", Some("meanwhile")));
+    shell.run_tasks();
+    shell.wait(1);
+    shell.run_tasks();
+    assert!(size(&device) * 3 < before, "{} of {before}", size(&device));
+    let known = |shell: &mut Shell| {
+        let mut known = std::collections::BTreeMap::new();
+        let (mut offset, end) = (0, shell.fetch("t", 0).high_watermark);
+        while offset < end {
+            for batch in batches(shell.fetch("t", offset).records.unwrap()) {
+                let batch = batch.unwrap();
+                offset = batch.next_offset();
+                for record in batch.records(1 << 20).unwrap().iter() {
+                    let record = record.unwrap();
+                    let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+                    known.insert(text(record.key), (record.offset, text(record.value)));
+                }
+            }
+        }
+        known
+    };
+    let expected: Vec<_> = (0..4).map(|key| (format!("k{key}"), (96 + key, format!("v{}", 96 + key)))).collect();
+    let expected = expected.into_iter().chain([("k9".to_owned(), (100, "meanwhile".to_owned()))]).collect();
+    assert_eq!(known(&mut shell), expected);
+    shell.wait(60_000);
+    shell.run_tasks();
+    let offsets = Device::read(&device, "cleaner-offset-checkpoint").unwrap();
+    assert!(offsets.starts_with(b"0\n1\nt 0 "), "{offsets:?}");
+    for loss in [Loss::Unsynced, Loss::Nothing] {
+        let mut shell = Shell::open(&device.crash(loss));
+        assert_eq!(known(&mut shell), expected, "{loss:?}");
+        let id = shell.broker.find("t", 0).unwrap();
+        assert!(shell.broker.partition(id).log.compacted_to() > 90);
+    }
+}
+
+#[test]
+fn topic_deleted_while_it_is_compacted_stays_deleted() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, COMPACTED);
+    for number in 0..50 {
+        shell.produce("t", keyed("k", Some(&format!("{number}"))));
+    }
+    shell.wait(15_000);
+    let compaction = shell.tasks.remove(0);
+    let state = DeleteTopicState { name: Some("t".to_owned()), ..DeleteTopicState::default() };
+    let request = DeleteTopicsRequest { topics: vec![state], ..DeleteTopicsRequest::default() };
+    shell.call::<crate::protocol::messages::DeleteTopicsResponse>(request, 6);
+    let done = compaction.run();
+    assert_eq!(Shell::open(&device.crash(Loss::Nothing)).topics(), vec![], "whatever it has left by then");
+    shell.broker.handle_done(done, shell.now);
+    shell.drain();
+    shell.run_tasks();
+    assert!(device.files().keys().all(|path| !path.starts_with("t-0")), "{:?}", device.files().keys());
+    assert_eq!(shell.create("t", 1, COMPACTED), ErrorCode::NONE);
+    assert_eq!(shell.values("t", 0), vec![]);
+}
+
+#[test]
+fn copy_is_not_compacted_until_it_is_promoted() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    let configs = COMPACTED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    for offset in 0..40 {
+        shell.broker.append_copy("c", 0, &[keyed("k", Some("v")).stamped(offset, 0)], NOW).unwrap();
+    }
+    shell.broker.raise_high_watermark("c", 0, 40, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    shell.wait(15_000);
+    assert!(shell.tasks.is_empty());
+    shell.broker.promote_copies(&["c".to_owned()], NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    shell.wait(15_000);
+    assert!(!shell.tasks.is_empty());
 }
 
 #[test]

@@ -67,10 +67,13 @@ impl Topic {
         TopicConfig { own: &self.configs, broker: defaults }
     }
 
-    /// How its logs are kept. A copy removes nothing by age or size: its source does, and the copy follows.
+    /// How its logs are kept. A copy removes nothing by age, size or key: its source does, and the copy follows.
     pub(super) fn log_config(&self, defaults: &BTreeMap<String, String>) -> LogConfig {
         let config = self.config(defaults).log_config();
-        if self.copy { LogConfig { retention_ms: None, retention_bytes: None, ..config } } else { config }
+        if !self.copy {
+            return config;
+        }
+        LogConfig { retention_ms: None, retention_bytes: None, compacts: false, ..config }
     }
 
     pub(super) fn stored(&self) -> StoredTopic {
@@ -87,6 +90,9 @@ impl Topic {
 /// Kafka's file of the offsets below which everything was synced.
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 
+/// Kafka's file of the offsets below which logs are compacted.
+pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+
 /// Kafka's file of the log start offsets that lie inside a segment.
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
 
@@ -97,6 +103,7 @@ struct RootCheckpoints {
     clean: bool,
     starts: BTreeMap<(String, i32), i64>,
     recovery_points: BTreeMap<(String, i32), i64>,
+    cleaner_offsets: BTreeMap<(String, i32), i64>,
 }
 
 /// A Kafka code and what to say with it.
@@ -180,7 +187,7 @@ pub(super) fn check_topic_name(name: &str) -> std::result::Result<(), String> {
 }
 
 /// The topic and partition that a directory's name stands for.
-fn parse_dir(name: &str) -> Option<(&str, i32)> {
+pub(super) fn parse_dir(name: &str) -> Option<(&str, i32)> {
     let (topic, index) = name.rsplit_once('-')?;
     let partition = index.parse::<i32>().ok().filter(|partition| *partition >= 0)?;
     (check_topic_name(topic).is_ok() && partition.to_string() == index).then_some((topic, partition))
@@ -245,6 +252,7 @@ impl Broker {
                     stored.partitions = partition.saturating_add(1).min(self.config.max_partitions);
                     adopted.push(topic.to_owned());
                 }
+                None if !self.holds_log(dir)? => log::warn!("a directory is passed over, it holds no log dir={dir}"),
                 None if partition < self.config.max_partitions => {
                     let configs = if topic == OFFSETS_TOPIC { offsets_configs() } else { BTreeMap::new() };
                     let id = match id {
@@ -263,6 +271,7 @@ impl Broker {
             clean,
             starts: self.read_checkpoint(LOG_STARTS)?,
             recovery_points: self.read_checkpoint(RECOVERY_POINTS)?,
+            cleaner_offsets: self.read_checkpoint(CLEANER_OFFSETS)?,
         };
         for (name, stored) in &known {
             self.open_topic(name, stored, &checkpoints, now)?;
@@ -309,8 +318,10 @@ impl Broker {
                 Some(point) if !stored.copy => *point,
                 _ => 0,
             };
+            let compacted_to = checkpoints.cleaner_offsets.get(&(name.to_string(), index)).copied().unwrap_or(0);
             let checkpoints = Checkpoints { start: start.unwrap_or(0), recovery_point };
-            self.open_partition(&name, index, checkpoints, now)?;
+            let id = self.open_partition(&name, index, checkpoints, now)?;
+            self.partition_mut(id).log.set_compacted_to(compacted_to);
         }
         Ok(())
     }
@@ -352,6 +363,11 @@ impl Broker {
         Ok(id)
     }
 
+    /// Whether a directory has a segment in it.
+    fn holds_log(&self, dir: &str) -> Result<bool> {
+        Ok(self.device.list(dir)?.iter().any(|entry| !entry.is_dir && entry.name.ends_with(".log")))
+    }
+
     /// The topic id that a directory's `partition.metadata` tells, if there is one.
     fn read_partition_metadata(&self, dir: &str) -> Result<Option<Uuid>> {
         let path = format!("{dir}/partition.metadata");
@@ -391,6 +407,7 @@ impl Broker {
         self.device.replace(LOG_STARTS, checkpoint_text(starts).as_bytes())?;
         let ends = all().map(|partition| (partition, partition.log.end()));
         self.device.replace(RECOVERY_POINTS, checkpoint_text(ends).as_bytes())?;
+        self.device.replace(CLEANER_OFFSETS, self.cleaner_offsets().as_bytes())?;
         let watermarks = all().map(|partition| (partition, partition.high_watermark()));
         self.device.replace("replication-offset-checkpoint", checkpoint_text(watermarks).as_bytes())?;
         Ok(())

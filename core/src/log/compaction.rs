@@ -322,6 +322,11 @@ impl Swap {
 }
 
 impl Compaction {
+    /// The log's directory.
+    pub fn dir(&self) -> &str {
+        &self.place.dir
+    }
+
     /// From which offset on it looks at keys.
     pub fn from(&self) -> i64 {
         self.from
