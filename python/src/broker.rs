@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ottla::broker::{BrokerConfig, Durability, check_topic_config};
+use ottla::broker::BrokerConfig;
 use ottla::native::{LocalBroker, Location, Server, ServerOptions};
-use ottla::{Error, ErrorKind, Result};
+use ottla::Result;
 use pyo3::prelude::*;
 
 use crate::blocking::Life;
@@ -132,40 +132,9 @@ fn unused_name() -> String {
     format!("broker-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A configuration of Kafka's names. What is not the broker's is a default of its topics.
+/// A configuration of Kafka's names.
 fn config(options: &[(String, String)]) -> Result<BrokerConfig> {
-    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
-        value.parse().map_err(|_| invalid(name, value, "expected a whole number in range"))
-    }
     let mut config = BrokerConfig::default();
-    for (name, value) in options {
-        match name.as_str() {
-            "node.id" => config.node_id = number(name, value)?,
-            "num.partitions" => config.num_partitions = number(name, value)?,
-            "replica.lag.time.max.ms" => config.replica_lag_time_max_ms = number(name, value)?,
-            "auto.create.topics.enable" => {
-                config.auto_create_topics = match value.as_str() {
-                    "true" => true,
-                    "false" => false,
-                    _ => return Err(invalid(name, value, "expected true or false")),
-                }
-            }
-            "durability" => {
-                config.durability = match value.as_str() {
-                    "sync" => Durability::Sync,
-                    "os" => Durability::Os,
-                    _ => return Err(invalid(name, value, "expected sync or os")),
-                }
-            }
-            _ => {
-                check_topic_config(name, value).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
-                config.topic_defaults.insert(name.clone(), value.clone());
-            }
-        }
-    }
+    options.iter().try_for_each(|(name, value)| config.set(name, value))?;
     Ok(config)
-}
-
-fn invalid(name: &str, value: &str, why: &str) -> Error {
-    Error::new(ErrorKind::Invalid, format!("option is not valid, {why} name={name} value={value}"))
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use super::groups::GroupsConfig;
 use crate::log::LogConfig;
 use crate::record::TimestampType;
+use crate::{Error, ErrorKind};
 
 /// What a topic acknowledges with `acks=all`, and what its high watermark follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -42,6 +44,12 @@ pub struct BrokerConfig {
     pub max_partitions: i32,
     /// The most fetch sessions kept, Kafka's `max.incremental.fetch.session.cache.slots`; default 1,000.
     pub max_fetch_sessions: usize,
+    /// How consumer groups are coordinated.
+    pub groups: GroupsConfig,
+    /// Kafka's `log.retention.check.interval.ms`: how often what is too old is looked for; default 5 minutes.
+    pub log_retention_check_interval_ms: i64,
+    /// Kafka's `log.cleaner.backoff.ms`: how often compacted topics are looked at; default 15 s.
+    pub log_cleaner_backoff_ms: i64,
     /// Configuration of topics that do not set a value themselves, by Kafka's topic-level names.
     pub topic_defaults: BTreeMap<String, String>,
     /// The cluster's id; `None` (the default) keeps the one that is stored, or makes one.
@@ -63,9 +71,138 @@ impl Default for BrokerConfig {
             fetch_max_bytes: 55 << 20,
             max_partitions: 10_000,
             max_fetch_sessions: 1_000,
+            groups: GroupsConfig::default(),
+            log_retention_check_interval_ms: 300_000,
+            log_cleaner_backoff_ms: 15_000,
             topic_defaults: BTreeMap::new(),
             cluster_id: None,
         }
+    }
+}
+
+/// One option of the broker.
+pub(crate) struct BrokerOption {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// The value as Kafka writes it.
+    pub(crate) value: fn(&BrokerConfig) -> String,
+    /// Takes a value; says what it should have been.
+    set: fn(&mut BrokerConfig, &str) -> Result<(), String>,
+}
+
+/// An option that is a field with a number of at least so much.
+macro_rules! number {
+    ($name:literal, $kind:ident, $least:literal, $($field:ident).+) => {
+        BrokerOption {
+            name: $name,
+            kind: Kind::$kind,
+            value: |config| config.$($field).+.to_string(),
+            set: |config, value| {
+                config.$($field).+ = value
+                    .trim()
+                    .parse()
+                    .ok()
+                    .filter(|value| ($least..).contains(value))
+                    .ok_or_else(|| format!("expected a whole number from {} on", $least))?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// Every option of the broker's own, sorted by name. `durability` is ours, the others are Kafka's.
+pub(crate) const BROKER_OPTIONS: &[BrokerOption] = &[
+    BrokerOption {
+        name: "auto.create.topics.enable",
+        kind: Kind::Boolean,
+        value: |config| config.auto_create_topics.to_string(),
+        set: |config, value| {
+            config.auto_create_topics = value.trim().parse().map_err(|_| "expected true or false".to_owned())?;
+            Ok(())
+        },
+    },
+    BrokerOption {
+        name: "durability",
+        kind: Kind::String,
+        value: |config| match config.durability {
+            Durability::Sync => "sync".to_owned(),
+            Durability::Os => "os".to_owned(),
+        },
+        set: |config, value| {
+            config.durability = match value.trim() {
+                "sync" => Durability::Sync,
+                "os" => Durability::Os,
+                _ => return Err("expected sync or os".to_owned()),
+            };
+            Ok(())
+        },
+    },
+    number!("fetch.max.bytes", Int, 1024, fetch_max_bytes),
+    number!("group.initial.rebalance.delay.ms", Int, 0, groups.group_initial_rebalance_delay_ms),
+    number!("group.max.session.timeout.ms", Int, 0, groups.group_max_session_timeout_ms),
+    number!("group.max.size", Int, 1, groups.group_max_size),
+    number!("group.min.session.timeout.ms", Int, 0, groups.group_min_session_timeout_ms),
+    number!("log.cleaner.backoff.ms", Long, 0, log_cleaner_backoff_ms),
+    number!("log.retention.check.interval.ms", Long, 1, log_retention_check_interval_ms),
+    number!("max.incremental.fetch.session.cache.slots", Int, 0, max_fetch_sessions),
+    number!("node.id", Int, 0, node_id),
+    number!("num.partitions", Int, 1, num_partitions),
+    number!("offset.metadata.max.bytes", Int, 0, groups.offset_metadata_max_bytes),
+    number!("offsets.retention.check.interval.ms", Long, 1, groups.offsets_retention_check_interval_ms),
+    BrokerOption {
+        name: "offsets.retention.minutes",
+        kind: Kind::Int,
+        value: |config| (config.groups.offsets_retention_ms / 60_000).to_string(),
+        set: |config, value| {
+            let minutes = value.trim().parse::<i32>().ok().filter(|minutes| *minutes >= 1);
+            let minutes = minutes.ok_or_else(|| "expected a whole number from 1 on".to_owned())?;
+            config.groups.offsets_retention_ms = i64::from(minutes) * 60_000;
+            Ok(())
+        },
+    },
+    number!("replica.lag.time.max.ms", Long, 0, replica_lag_time_max_ms),
+];
+
+/// What Kafka calls a default of its topics in a broker's configuration, and in a topic's.
+const TOPIC_DEFAULTS: &[(&str, &str)] = &[
+    ("log.cleaner.delete.retention.ms", "delete.retention.ms"),
+    ("log.cleaner.max.compaction.lag.ms", "max.compaction.lag.ms"),
+    ("log.cleaner.min.cleanable.ratio", "min.cleanable.dirty.ratio"),
+    ("log.cleaner.min.compaction.lag.ms", "min.compaction.lag.ms"),
+    ("log.cleanup.policy", "cleanup.policy"),
+    ("log.index.interval.bytes", "index.interval.bytes"),
+    ("log.index.size.max.bytes", "segment.index.bytes"),
+    ("log.message.timestamp.after.max.ms", "message.timestamp.after.max.ms"),
+    ("log.message.timestamp.before.max.ms", "message.timestamp.before.max.ms"),
+    ("log.message.timestamp.type", "message.timestamp.type"),
+    ("log.retention.bytes", "retention.bytes"),
+    ("log.retention.ms", "retention.ms"),
+    ("log.roll.ms", "segment.ms"),
+    ("log.segment.bytes", "segment.bytes"),
+    ("message.max.bytes", "max.message.bytes"),
+];
+
+impl BrokerConfig {
+    /// Sets an option under Kafka's name for it, as `ottla serve --config` and `ottla.Broker(config=…)` do: one of the
+    /// broker's own (`num.partitions`), or a default of its topics by its topic-level name (`retention.ms`) or its
+    /// broker-level one (`log.retention.ms`).
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such option, or it does not take that value. Nothing is changed then.
+    pub fn set(&mut self, name: &str, value: &str) -> crate::Result<()> {
+        let invalid =
+            |why: &str| Error::new(ErrorKind::Invalid, format!("option is not valid, {why} name={name} value={value}"));
+        if let Ok(at) = BROKER_OPTIONS.binary_search_by(|option| option.name.cmp(name)) {
+            return (BROKER_OPTIONS[at].set)(self, value).map_err(|why| invalid(&why));
+        }
+        let synonym = TOPIC_DEFAULTS.iter().find(|(broker, _)| *broker == name);
+        let topic_name = synonym.map_or(name, |(_, topic)| *topic);
+        if topic_option(topic_name).is_none() {
+            return Err(invalid("there is no such option of a broker or of a topic"));
+        }
+        check_topic_value(topic_name, value).map_err(|why| Error::new(ErrorKind::Invalid, why))?;
+        self.topic_defaults.insert(topic_name.to_owned(), value.to_owned());
+        Ok(())
     }
 }
 

@@ -25,10 +25,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-pub use config::{BrokerConfig, Durability, check_topic_value as check_topic_config};
+pub use config::{BrokerConfig, Durability, GroupsConfig, check_topic_value as check_topic_config};
 pub use copies::{Copy, CopyEnd};
 pub use fetch::Reply;
-use groups::{ClientInfo, Effect, Groups, GroupsConfig, PersistId};
+use groups::{ClientInfo, Effect, Groups, PersistId};
 use partition::{Partition, PartitionId};
 pub use produce::Produce;
 pub use served::{Incoming, SERVED, serves};
@@ -209,14 +209,8 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// How often retention is looked at, ms; Kafka's `log.retention.check.interval.ms`.
-const RETENTION_INTERVAL_MS: i64 = 300_000;
-
 /// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
 const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
-
-/// How often compacted topics are looked at, ms; Kafka's `log.cleaner.backoff.ms`.
-const COMPACTION_INTERVAL_MS: i64 = 15_000;
 
 /// How many segments stay open, of all logs together.
 const MAX_OPEN_FILES: usize = 256;
@@ -273,17 +267,17 @@ impl Broker {
             topic_names: HashMap::new(),
             partitions: Vec::new(),
             metadata: PartitionId(0),
-            groups: Groups::new(GroupsConfig::default(), seed ^ 0x9e37_79b9_7f4a_7c15),
+            groups: Groups::new(config.groups.clone(), seed ^ 0x9e37_79b9_7f4a_7c15),
             producer_ids: 0..0,
             sessions: fetch::Sessions::new(config.max_fetch_sessions),
             fetches: BTreeMap::new(),
             deferred: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             next_row: 0,
-            next_retention: now.saturating_add(RETENTION_INTERVAL_MS),
+            next_retention: now.saturating_add(config.log_retention_check_interval_ms),
             next_checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MS),
             checkpoints: Default::default(),
-            next_compaction: now.saturating_add(COMPACTION_INTERVAL_MS),
+            next_compaction: now.saturating_add(config.log_cleaner_backoff_ms),
             compacting: false,
             last_compacted: 0,
             random: seed | 1,
@@ -518,7 +512,7 @@ impl Broker {
             }
         }
         if now >= self.next_retention {
-            self.next_retention = now.saturating_add(RETENTION_INTERVAL_MS);
+            self.next_retention = now.saturating_add(self.config.log_retention_check_interval_ms);
             self.apply_retention(now);
         }
         if self.device.is_durable() && now >= self.next_checkpoint {
@@ -534,7 +528,7 @@ impl Broker {
             }
         }
         if !self.compacting && now >= self.next_compaction {
-            self.next_compaction = now.saturating_add(COMPACTION_INTERVAL_MS);
+            self.next_compaction = now.saturating_add(self.config.log_cleaner_backoff_ms);
             self.compact_next(now);
         }
         self.settle(now);
@@ -907,7 +901,9 @@ impl Broker {
                 self.compacting = true;
                 self.tasks.push_back(Task(TaskKind::Swap { partition: id, swap }));
             }
-            Ok(None) => self.next_compaction = self.next_compaction.min(now.saturating_add(COMPACTION_INTERVAL_MS)),
+            Ok(None) => {
+                self.next_compaction = self.next_compaction.min(now.saturating_add(self.config.log_cleaner_backoff_ms))
+            }
             Err(error) => log::warn!("compaction failed partition={}-{}: {error}", partition.topic, partition.index),
         }
     }

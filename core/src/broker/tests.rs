@@ -603,6 +603,65 @@ fn copy_is_not_compacted_until_it_is_promoted() {
 }
 
 #[test]
+fn options_are_set_under_kafkas_names_and_told_of() {
+    let mut config = BrokerConfig::default();
+    for (name, value) in [
+        ("num.partitions", "3"),
+        ("auto.create.topics.enable", "false"),
+        ("durability", "os"),
+        ("group.min.session.timeout.ms", "10"),
+        ("group.max.session.timeout.ms", "20"),
+        ("group.initial.rebalance.delay.ms", "0"),
+        ("group.max.size", "5"),
+        ("offsets.retention.minutes", "2"),
+        ("log.retention.ms", "77"),
+        ("segment.bytes", "5000"),
+    ] {
+        config.set(name, value).unwrap();
+    }
+    assert_eq!((config.num_partitions, config.auto_create_topics, config.groups.group_max_size), (3, false, 5));
+    assert_eq!((config.groups.group_min_session_timeout_ms, config.groups.offsets_retention_ms), (10, 120_000));
+    assert_eq!(
+        config.topic_defaults,
+        [("retention.ms", "77"), ("segment.bytes", "5000")].map(|(n, v)| (n.into(), v.into())).into()
+    );
+    for (name, value) in [
+        ("num.partitions", "0"),
+        ("num.partitions", "many"),
+        ("auto.create.topics.enable", "yes"),
+        ("group.max.size", "-1"),
+        ("offsets.retention.minutes", "99999999999"),
+        ("retention.ms", "soon"),
+        ("no.such.option", "1"),
+    ] {
+        let error = config.set(name, value).unwrap_err();
+        assert!(error.kind() == crate::ErrorKind::Invalid && error.message().contains(name), "{error}");
+    }
+    let names: Vec<&str> = super::config::BROKER_OPTIONS.iter().map(|option| option.name).collect();
+    assert!(names.is_sorted(), "they are found by that");
+
+    let mut shell = Shell::open_with(&MemoryDevice::new(), config);
+    let resource = crate::protocol::messages::describe_configs::DescribeConfigsResource {
+        resource_type: 4,
+        resource_name: "0".to_owned(),
+        configuration_keys: Some(vec!["group.max.size".to_owned(), "offsets.retention.minutes".to_owned()]),
+    };
+    let request = crate::protocol::messages::DescribeConfigsRequest { resources: vec![resource], ..Default::default() };
+    let described: crate::protocol::messages::DescribeConfigsResponse = shell.call(request, 4);
+    let shown: Vec<_> = described.results[0].configs.iter().map(|config| config.value.clone().unwrap()).collect();
+    assert_eq!(shown, ["5", "2"]);
+    // And they hold: a session of half a minute is too long here.
+    let join = crate::protocol::messages::JoinGroupRequest {
+        group_id: "g".to_owned(),
+        session_timeout_ms: 30_000,
+        protocol_type: "consumer".to_owned(),
+        ..Default::default()
+    };
+    let joined: crate::protocol::messages::JoinGroupResponse = shell.call(join, 5);
+    assert_eq!(joined.error_code, ErrorCode::INVALID_SESSION_TIMEOUT);
+}
+
+#[test]
 fn metadata_creates_a_topic_that_a_client_asks_for() {
     let mut shell = Shell::open(&MemoryDevice::new());
     let asked = MetadataRequestTopic { name: Some("new".to_owned()), ..MetadataRequestTopic::default() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::config::{TOPIC_OPTIONS, TopicConfig, check_topic_value, topic_option};
+use super::config::{BROKER_OPTIONS, Kind, TOPIC_OPTIONS, TopicConfig, check_topic_value, topic_option};
 use super::groups::partition_of;
 use super::partition::{Partition, PartitionId};
 use super::stored::{Change, METADATA_TOPIC, StoredTopic};
@@ -1005,28 +1005,23 @@ impl Broker {
                     return Err((ErrorCode::INVALID_REQUEST, format!("no such broker broker={name}")));
                 }
                 let config = &self.config;
-                let own = [
-                    (
-                        "advertised.listeners",
-                        format!("PLAINTEXT://{}:{}", config.advertised_host, config.advertised_port),
-                    ),
-                    ("auto.create.topics.enable", config.auto_create_topics.to_string()),
-                    ("broker.id", config.node_id.to_string()),
-                    ("default.replication.factor", "1".to_owned()),
-                    ("fetch.max.bytes", config.fetch_max_bytes.to_string()),
-                    ("node.id", config.node_id.to_string()),
-                    ("num.partitions", config.num_partitions.to_string()),
-                    ("replica.lag.time.max.ms", config.replica_lag_time_max_ms.to_string()),
+                let here = format!("PLAINTEXT://{}:{}", config.advertised_host, config.advertised_port);
+                let fixed = [
+                    ("advertised.listeners", here, Kind::String),
+                    ("broker.id", config.node_id.to_string(), Kind::Int),
+                    ("default.replication.factor", "1".to_owned(), Kind::Int),
                 ];
-                Ok(own
+                let set = BROKER_OPTIONS.iter().map(|option| (option.name, (option.value)(config), option.kind));
+                Ok(fixed
                     .into_iter()
-                    .filter(|(name, _)| asked(name))
-                    .map(|(name, value)| DescribeConfigsResourceResult {
+                    .chain(set)
+                    .filter(|(name, ..)| asked(name))
+                    .map(|(name, value, kind)| DescribeConfigsResourceResult {
                         name: name.to_owned(),
                         value: Some(value),
                         read_only: true,
                         config_source: SOURCE_STATIC_BROKER,
-                        config_type: 2,
+                        config_type: kind as i8,
                         ..DescribeConfigsResourceResult::default()
                     })
                     .collect())
@@ -1355,7 +1350,7 @@ fn apply_change(
     let value = match change.config_operation {
         0 => value.clone(),
         operation @ (2 | 3) => {
-            if option.kind != super::config::Kind::List {
+            if option.kind != Kind::List {
                 return Err(invalid(format!("only a list can be appended to or subtracted from name={name}")));
             }
             let now = configs.get(name).map_or(option.default, String::as_str);

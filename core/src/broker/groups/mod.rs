@@ -51,20 +51,27 @@ const AUTHORIZED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
 /// If time has moved on by this much more than it should have, we were not there, and cannot say who fell silent.
 const ABSENCE_MS: i64 = 5_000;
 
-/// Options of the coordinator, with the names of Kafka's.
+/// How consumer groups are coordinated; the names are Kafka's.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupsConfig {
-    pub(crate) group_min_session_timeout_ms: i32,
-    pub(crate) group_max_session_timeout_ms: i32,
-    /// How long an empty group waits for more members after the first; again each time one comes, until its rebalance
-    /// timeout. Kafka's default is 3 s, which a user of a single consumer waits for nothing, and Kafka's own quickstart
-    /// and tests set to 0, with which members that start together rebalance one by one, each having to wait for the next
-    /// heartbeat (3 s) of those before. A short grace takes in those that start together and cannot be felt.
-    pub(crate) group_initial_rebalance_delay_ms: i32,
-    pub(crate) group_max_size: usize,
-    pub(crate) offset_metadata_max_bytes: usize,
-    pub(crate) offsets_retention_ms: i64,
-    pub(crate) offsets_retention_check_interval_ms: i64,
+pub struct GroupsConfig {
+    /// `group.min.session.timeout.ms`: the shortest session timeout that a member may ask for; default 6 s.
+    pub group_min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`: the longest; default 30 minutes.
+    pub group_max_session_timeout_ms: i32,
+    /// `group.initial.rebalance.delay.ms`: how long an empty group waits for more members after the first, and again each
+    /// time one comes, until its rebalance timeout; default 50 ms. Kafka's is 3 s, which a user of a single consumer waits
+    /// for nothing, and Kafka's own quickstart and tests set it to 0, with which members that start together rebalance one by
+    /// one, each having to wait for the next heartbeat (3 s) of those before. A short grace takes in those that start together
+    /// and cannot be felt.
+    pub group_initial_rebalance_delay_ms: i32,
+    /// `group.max.size`: the most members of a group; default 10,000.
+    pub group_max_size: usize,
+    /// `offset.metadata.max.bytes`: the longest text that may be committed with an offset; default 4096.
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`: how long committed offsets are kept that nobody needs any more; default 7 days.
+    pub offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`: how often they are looked at; default 10 minutes.
+    pub offsets_retention_check_interval_ms: i64,
 }
 
 impl Default for GroupsConfig {

@@ -1,6 +1,5 @@
 //! `ottla serve`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -42,7 +41,7 @@ pub(super) struct Serve {
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     durability: DurabilityArg,
 
-    /// A topic-level default such as retention.ms=60000; may be repeated
+    /// An option of the broker or a default of its topics under Kafka's name, such as retention.ms=60000; may be repeated
     #[arg(long = "config", value_name = "NAME=VALUE")]
     configs: Vec<String>,
 }
@@ -57,15 +56,7 @@ impl Serve {
     pub(super) fn run(self, output: Output) -> Result<()> {
         let started = Instant::now();
         let runtime = Runtime::new()?;
-        let mut topic_defaults = BTreeMap::new();
-        for config in &self.configs {
-            let (name, value) = config
-                .split_once('=')
-                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("--config takes NAME=VALUE given={config}")))?;
-            crate::broker::check_topic_config(name, value).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
-            topic_defaults.insert(name.to_owned(), value.to_owned());
-        }
-        let config = BrokerConfig {
+        let mut config = BrokerConfig {
             node_id: self.node_id,
             auto_create_topics: !self.no_auto_create,
             num_partitions: self.partitions,
@@ -73,9 +64,15 @@ impl Serve {
                 DurabilityArg::Sync => Durability::Sync,
                 DurabilityArg::Os => Durability::Os,
             },
-            topic_defaults,
             ..BrokerConfig::default()
         };
+        for given in &self.configs {
+            let (name, value) = given
+                .split_once('=')
+                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("--config takes NAME=VALUE given={given}")))?;
+            config.set(name, value)?;
+        }
+        let (node_id, durability) = (config.node_id, config.durability);
         let broker = match &self.data {
             Some(dir) => LocalBroker::open(&runtime, Location::Directory(dir.clone()), config)?,
             None => LocalBroker::in_memory(&runtime, config)?,
@@ -99,16 +96,16 @@ impl Serve {
                 || {
                     serde_json::json!({
                         "listening": address.to_string(), "advertised": format!("{host}:{port}"), "data": data,
-                        "node_id": self.node_id, "cluster_id": cluster_id, "pid": std::process::id(), "ready_ms": ready_ms,
+                        "node_id": node_id, "cluster_id": cluster_id, "pid": std::process::id(), "ready_ms": ready_ms,
                     })
                 },
                 String::new,
             )?;
         } else {
-            let durability = match (self.data.is_some(), self.durability) {
+            let durability = match (self.data.is_some(), durability) {
                 (false, _) => "nothing is kept",
-                (true, DurabilityArg::Sync) => "acks=all is synced",
-                (true, DurabilityArg::Os) => "durability=os: acknowledged is not synced",
+                (true, Durability::Sync) => "acks=all is synced",
+                (true, Durability::Os) => "durability=os: acknowledged is not synced",
             };
             output.say(format!("ottla serves {data} on {address} ({durability}; ready in {ready_ms:.1} ms)"));
         }
