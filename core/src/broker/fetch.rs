@@ -70,8 +70,56 @@ struct Wanted {
     told: Option<(i64, i64, i64)>,
 }
 
-/// The partitions of a Fetch in the order in which they are answered.
-type WantedPartitions = BTreeMap<(Arc<str>, i32), Wanted>;
+/// A topic's name and a partition of it.
+type Name = (Arc<str>, i32);
+
+/// The partitions of a Fetch, in the order in which they are served.
+#[derive(Clone, Debug, Default)]
+struct WantedPartitions {
+    turns: BTreeMap<u64, (Name, Wanted)>,
+    /// Which turn a partition has.
+    places: BTreeMap<Name, u64>,
+    next: u64,
+}
+
+impl WantedPartitions {
+    /// Adds a partition as the last one, or changes what is wanted of it.
+    fn insert(&mut self, name: Name, wanted: Wanted) {
+        let turn = *self.places.entry(name.clone()).or_insert(self.next);
+        self.next = self.next.max(turn + 1);
+        self.turns.insert(turn, (name, wanted));
+    }
+
+    fn remove(&mut self, name: &Name) {
+        if let Some(turn) = self.places.remove(name) {
+            self.turns.remove(&turn);
+        }
+    }
+
+    fn get_mut(&mut self, name: &Name) -> Option<&mut Wanted> {
+        let turn = self.places.get(name)?;
+        self.turns.get_mut(turn).map(|(_, wanted)| wanted)
+    }
+
+    /// Lets all others be served before it.
+    fn move_to_end(&mut self, name: &Name) {
+        if let Some(turn) = self.places.get_mut(name)
+            && let Some(entry) = self.turns.remove(turn)
+        {
+            *turn = self.next;
+            self.turns.insert(self.next, entry);
+            self.next += 1;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(Name, Wanted)> {
+        self.turns.values()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+}
 
 /// A Fetch that waits for enough bytes or its deadline.
 #[derive(Debug)]
@@ -91,7 +139,7 @@ struct Fetch {
     session: Option<i32>,
     /// Whether unchanged partitions are left out of the answer.
     incremental: bool,
-    wanted: WantedPartitions,
+    wanted: Arc<WantedPartitions>,
 }
 
 /// One client's fetch session.
@@ -99,7 +147,7 @@ struct Fetch {
 struct Session {
     next_epoch: i32,
     used: Timestamp,
-    wanted: WantedPartitions,
+    wanted: Arc<WantedPartitions>,
 }
 
 /// The fetch sessions, bounded in number.
@@ -118,7 +166,7 @@ impl Sessions {
     }
 
     /// Opens a session, if there is room or can be made.
-    fn open(&mut self, id: i32, wanted: &WantedPartitions, now: Timestamp) -> Option<i32> {
+    fn open(&mut self, id: i32, wanted: &Arc<WantedPartitions>, now: Timestamp) -> Option<i32> {
         if self.sessions.len() >= self.max {
             let (oldest, used) =
                 self.sessions.iter().map(|(id, session)| (*id, session.used)).min_by_key(|(_, used)| *used)?;
@@ -130,14 +178,14 @@ impl Sessions {
         if self.sessions.contains_key(&id) {
             return None;
         }
-        self.sessions.insert(id, Session { next_epoch: 1, used: now, wanted: wanted.clone() });
+        self.sessions.insert(id, Session { next_epoch: 1, used: now, wanted: Arc::clone(wanted) });
         Some(id)
     }
 }
 
 impl Broker {
     pub(super) fn fetch(&mut self, id: RequestId, context: &Context, request: FetchRequest, now: Timestamp) {
-        let mut named = WantedPartitions::new();
+        let mut named = WantedPartitions::default();
         for topic in &request.topics {
             let name: Arc<str> = topic.topic.as_str().into();
             for partition in &topic.partitions {
@@ -172,13 +220,12 @@ impl Broker {
         }
         let (reply, ready) = self.read_fetch(&fetch);
         if ready || request.max_wait_ms <= 0 || fetch.wanted.is_empty() {
-            self.finish_fetch(id, &fetch, reply);
-            return;
+            return self.finish_fetch(id, fetch, reply);
         }
         let row = self.next_row;
         self.next_row += 1;
         let partitions: Vec<PartitionId> =
-            fetch.wanted.keys().filter_map(|(topic, index)| self.find(topic, *index)).collect();
+            fetch.wanted.iter().filter_map(|((topic, index), _)| self.find(topic, *index)).collect();
         for partition in &partitions {
             self.partition_mut(*partition).fetches().insert(row);
         }
@@ -192,13 +239,14 @@ impl Broker {
         request: &FetchRequest,
         named: WantedPartitions,
         now: Timestamp,
-    ) -> std::result::Result<(Option<i32>, bool, WantedPartitions), ErrorCode> {
+    ) -> std::result::Result<(Option<i32>, bool, Arc<WantedPartitions>), ErrorCode> {
         if request.session_epoch <= 0 {
             self.sessions.sessions.remove(&request.session_id);
             if request.session_epoch < 0 {
-                return Ok((None, false, named));
+                return Ok((None, false, Arc::new(named)));
             }
             let id = ((self.random() >> 33) as i32).max(1);
+            let named = Arc::new(named);
             return Ok((self.sessions.open(id, &named, now), false, named));
         }
         let Some(session) = self.sessions.sessions.get_mut(&request.session_id) else {
@@ -209,24 +257,25 @@ impl Broker {
         }
         session.next_epoch = if session.next_epoch == i32::MAX { 1 } else { session.next_epoch + 1 };
         session.used = now;
+        let all = Arc::make_mut(&mut session.wanted);
         for topic in &request.forgotten_topics_data {
             let name: Arc<str> = topic.topic.as_str().into();
             for partition in &topic.partitions {
-                session.wanted.remove(&(Arc::clone(&name), *partition));
+                all.remove(&(Arc::clone(&name), *partition));
             }
         }
-        for (key, mut wanted) in named {
-            if let Some(before) = session.wanted.get(&key) {
+        for (name, mut wanted) in named.turns.into_values() {
+            if let Some(before) = all.get_mut(&name) {
                 wanted.told = before.told;
             }
-            session.wanted.insert(key, wanted);
+            all.insert(name, wanted);
         }
-        Ok((Some(request.session_id), true, session.wanted.clone()))
+        Ok((Some(request.session_id), true, Arc::clone(&session.wanted)))
     }
 
     /// A follower's fetch tells how far it is: that is the acknowledgement.
     fn note_follower(&mut self, fetch: &Fetch, now: Timestamp) {
-        for ((topic, index), wanted) in &fetch.wanted {
+        for ((topic, index), wanted) in fetch.wanted.iter() {
             let Some(id) = self.find(topic, *index) else { continue };
             let partition = self.partition_mut(id);
             if !follows_our_history(partition, wanted) {
@@ -248,7 +297,7 @@ impl Broker {
         let mut slices = Vec::new();
         let mut bytes = 0_usize;
         let mut ready = false;
-        for ((topic, index), wanted) in &fetch.wanted {
+        for ((topic, index), wanted) in fetch.wanted.iter() {
             let read = self.read_partition(fetch, topic, *index, wanted, bytes);
             let has_records = read.slice.as_ref().is_some_and(|slice| !slice.is_empty());
             let told = (read.data.high_watermark, read.data.last_stable_offset, read.data.log_start_offset);
@@ -371,18 +420,28 @@ impl Broker {
             }
         }
         let (reply, _) = self.read_fetch(&pending.fetch);
-        self.finish_fetch(pending.id, &pending.fetch, reply);
+        self.finish_fetch(pending.id, pending.fetch, reply);
     }
 
-    fn finish_fetch(&mut self, id: RequestId, fetch: &Fetch, mut reply: Reply) {
-        if let (Some(session_id), Response::Fetch(response)) = (fetch.session, &mut reply.response) {
+    fn finish_fetch(&mut self, id: RequestId, fetch: Fetch, mut reply: Reply) {
+        // The session's own then, which is changed in place.
+        let Fetch { session, wanted, .. } = fetch;
+        drop(wanted);
+        if let (Some(session_id), Response::Fetch(response)) = (session, &mut reply.response) {
             response.session_id = session_id;
             if let Some(session) = self.sessions.sessions.get_mut(&session_id) {
-                for topic in &response.responses {
+                let all = Arc::make_mut(&mut session.wanted);
+                let mut served = reply.slices.iter().map(|(topic, partition, _)| (*topic, *partition)).peekable();
+                for (at, topic) in response.responses.iter().enumerate() {
                     let name: Arc<str> = topic.topic.as_str().into();
-                    for data in &topic.partitions {
-                        if let Some(wanted) = session.wanted.get_mut(&(Arc::clone(&name), data.partition_index)) {
+                    for (index, data) in topic.partitions.iter().enumerate() {
+                        let name = (Arc::clone(&name), data.partition_index);
+                        if let Some(wanted) = all.get_mut(&name) {
                             wanted.told = Some((data.high_watermark, data.last_stable_offset, data.log_start_offset));
+                        }
+                        // As Kafka does: or what is always full would leave no room for those behind it.
+                        if served.next_if_eq(&(at, index)).is_some() {
+                            all.move_to_end(&name);
                         }
                     }
                 }

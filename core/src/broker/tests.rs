@@ -431,6 +431,42 @@ fn fetch_session_leaves_out_what_has_not_changed() {
 }
 
 #[test]
+fn full_partitions_leave_room_for_those_behind_them() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        shell.create(name, 1, &[]);
+        for _ in 0..50 {
+            shell.produce(name, batch(&["x"]));
+        }
+    }
+    let size = batch(&["x"]).size();
+    let mut request = fetch("a", 0, 0);
+    for name in &names[1..] {
+        request.topics.extend(fetch(name, 0, 0).topics);
+    }
+    // There is room for two partitions in an answer, and nobody reads to the end of any.
+    request.max_bytes = (size * 2) as i32;
+    request.topics.iter_mut().for_each(|topic| topic.partitions[0].partition_max_bytes = size as i32);
+    request.session_epoch = 0;
+    let served = |response: &FetchResponse| -> Vec<String> {
+        let full = response.responses.iter().filter(|topic| !topic.partitions[0].records.as_ref().unwrap().is_empty());
+        full.map(|topic| topic.topic.clone()).collect()
+    };
+    let first: FetchResponse = shell.call(request.clone(), 12);
+    assert_eq!(served(&first), ["a", "b"]);
+    let mut next = FetchRequest { topics: vec![], session_id: first.session_id, ..request.clone() };
+    for (epoch, expected) in [(1, ["c", "d"]), (2, ["a", "b"]), (3, ["c", "d"])] {
+        next.session_epoch = epoch;
+        assert_eq!(served(&shell.call(next.clone(), 12)), expected);
+    }
+    // Without a session the order is the client's, who takes turns by itself.
+    request.session_epoch = -1;
+    request.topics.rotate_left(3);
+    assert_eq!(served(&shell.call(request, 12)), ["d", "a"]);
+}
+
+#[test]
 fn names_that_would_leave_the_directory_are_refused() {
     let mut shell = Shell::open(&MemoryDevice::new());
     let long = "x".repeat(250);
