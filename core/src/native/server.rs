@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 
@@ -25,6 +25,10 @@ use crate::{Error, ErrorKind, Result};
 pub struct ServerOptions {
     /// The largest request, bytes; default 100 MiB, as Kafka's `socket.request.max.bytes`.
     pub max_request_bytes: usize,
+    /// How many bytes of requests that are not complete yet may be held for all connections together; default 256 MiB, as
+    /// Kafka's `queued.max.request.bytes`, which has none. A connection waits for room, and is closed if there is none within
+    /// `max_request_time`. Its first 64 KiB are not counted, so that small requests are served whatever others send.
+    pub max_buffered_bytes: usize,
     /// The most connections at a time; default 4,096. One more is closed at once.
     pub max_connections: usize,
     /// How long a connection may be silent before it is closed; default 10 minutes, as Kafka's `connections.max.idle.ms`.
@@ -37,6 +41,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             max_request_bytes: crate::protocol::connection::DEFAULT_MAX_FRAME,
+            max_buffered_bytes: 256 << 20,
             max_connections: 4_096,
             max_idle: Duration::from_secs(600),
             max_request_time: Duration::from_secs(30),
@@ -102,6 +107,7 @@ impl Drop for Server {
 
 async fn accept(listener: TcpListener, broker: Embedded, options: ServerOptions) {
     let room = Arc::new(Semaphore::new(options.max_connections));
+    let budget = Arc::new(Semaphore::new(options.max_buffered_bytes));
     // Aborting this task drops the set and with it every connection.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -118,10 +124,10 @@ async fn accept(listener: TcpListener, broker: Embedded, options: ServerOptions)
                     );
                     continue;
                 };
-                let broker = broker.clone();
+                let (broker, buffered) = (broker.clone(), Buffered { budget: Arc::clone(&budget), held: None });
                 connections.spawn(async move {
                     let _permit = permit;
-                    if let Err(error) = serve(stream, peer, broker, options).await {
+                    if let Err(error) = serve(stream, peer, broker, buffered, options).await {
                         log::info!("a connection is closed peer={peer} reason={error}");
                     }
                 });
@@ -135,8 +141,43 @@ async fn accept(listener: TcpListener, broker: Embedded, options: ServerOptions)
     }
 }
 
+/// What one connection holds of the bytes for requests.
+struct Buffered {
+    budget: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+/// So many bytes everybody may hold.
+const FREE_BYTES: usize = 64 << 10;
+
+impl Buffered {
+    /// Returns when `bytes` may be held, or fewer than before.
+    async fn hold(&mut self, bytes: usize, options: &ServerOptions) -> Result<()> {
+        let wanted = bytes.saturating_sub(FREE_BYTES).min(options.max_buffered_bytes);
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if wanted > held {
+            let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.budget).acquire_many_owned(more).await;
+            let permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the server is closed"))?;
+            match &mut self.held {
+                Some(held) => held.merge(permit),
+                None => self.held = Some(permit),
+            }
+        } else if let Some(permit) = &mut self.held {
+            drop(permit.split(held - wanted));
+        }
+        Ok(())
+    }
+}
+
 /// One connection, until the client closes it or says something that is not Kafka's protocol.
-async fn serve(stream: TcpStream, peer: SocketAddr, broker: Embedded, options: ServerOptions) -> Result<()> {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    broker: Embedded,
+    mut buffered: Buffered,
+    options: ServerOptions,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = stream.into_split();
     let mut connection = ServerConnection::new(Arc::from(SERVED), options.max_request_bytes);
@@ -170,7 +211,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, broker: Embedded, options: S
             Some((ticket, response)) = waiting.next(), if busy => {
                 connection.respond(ticket, &response?)?;
             }
-            read = read_some(&mut reader, &mut connection, busy, &options), if wants_bytes => {
+            read = read_some(&mut reader, &mut connection, &mut buffered, busy, &options), if wants_bytes => {
                 if read? == 0 {
                     return Ok(());
                 }
@@ -182,6 +223,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, broker: Embedded, options: S
 async fn read_some(
     reader: &mut tokio::net::tcp::OwnedReadHalf,
     connection: &mut ServerConnection,
+    buffered: &mut Buffered,
     busy: bool,
     options: &ServerOptions,
 ) -> Result<usize> {
@@ -193,8 +235,12 @@ async fn read_some(
     } else {
         options.max_idle
     };
-    match timeout(limit, reader.read_buf(connection.read_buffer())).await {
-        Ok(read) => Ok(read?),
+    let read = async {
+        buffered.hold(connection.buffered(), options).await?;
+        Ok(reader.read_buf(connection.read_buffer()).await?)
+    };
+    match timeout(limit, read).await {
+        Ok(read) => read,
         Err(_) => Err(Error::new(ErrorKind::Timeout, "nothing arrived in time")),
     }
 }

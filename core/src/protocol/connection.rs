@@ -48,13 +48,18 @@ impl Frames {
     }
 
     fn read_buffer(&mut self) -> &mut BytesMut {
+        self.buffer.reserve(self.room_ahead());
+        &mut self.buffer
+    }
+
+    /// For how many more bytes there is to be room: at most for as many as have arrived, so that an announced size alone
+    /// takes no memory.
+    fn room_ahead(&self) -> usize {
         let missing = match self.size() {
             Ok(Some(size)) => (4 + size).saturating_sub(self.buffer.len()),
             _ => 0,
         };
-        // At most double what arrived, so that an announced size alone takes no memory.
-        self.buffer.reserve(missing.min(self.buffer.len()).max(READ_SIZE));
-        &mut self.buffer
+        missing.min(self.buffer.len()).max(READ_SIZE)
     }
 
     /// The size of the next frame, if its four bytes are there.
@@ -158,6 +163,12 @@ impl ServerConnection {
     /// Where to read bytes to instead of calling [`receive`](Self::receive): append only.
     pub fn read_buffer(&mut self) -> &mut BytesMut {
         self.frames.read_buffer()
+    }
+
+    /// How many bytes [`read_buffer`](Self::read_buffer) takes up: those that have arrived and no request was made of yet, and
+    /// the room for the next.
+    pub fn buffered(&self) -> usize {
+        self.frames.buffer.len() + self.frames.room_ahead()
     }
 
     /// Whether more bytes should be read: not while a request is there that has to wait for others to be answered.
