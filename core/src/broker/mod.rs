@@ -8,8 +8,11 @@
 //! What cannot be answered yet is a row in a table (`Deferred`): an answer, and the offsets that high watermarks must reach
 //! before it may go out. One sync of a partition serves every row that waits for it.
 
+mod cluster;
 mod config;
+mod configs;
 mod copies;
+mod directory;
 mod fetch;
 mod groups;
 mod partition;
@@ -301,7 +304,7 @@ impl Broker {
         broker.cluster_id = match (&broker.config.cluster_id, broker.stored.get::<String>("cluster-id")?) {
             (Some(wanted), _) => wanted.clone(),
             (None, Some(stored)) => stored,
-            (None, None) => topics::uuid_text(broker.random_uuid()),
+            (None, None) => directory::uuid_text(broker.random_uuid()),
         };
         changes.push(Change::set("cluster-id", &broker.cluster_id)?);
         if last_epoch != Some(leader_epoch) {
@@ -519,8 +522,8 @@ impl Broker {
             self.next_checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MS);
             let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
             let texts = [
-                (topics::RECOVERY_POINTS, topics::checkpoint_text(points)),
-                (topics::CLEANER_OFFSETS, self.cleaner_offsets()),
+                (directory::RECOVERY_POINTS, directory::checkpoint_text(points)),
+                (directory::CLEANER_OFFSETS, self.cleaner_offsets()),
             ];
             if texts != self.checkpoints {
                 self.checkpoints.clone_from(&texts);
@@ -887,7 +890,7 @@ impl Broker {
         self.compacting = false;
         let Some(partition) = self.partitions[id.0].as_mut() else {
             // The topic was deleted meanwhile, and its directory must not come back with the files that were made there.
-            let is_there = topics::parse_dir(dir).is_some_and(|(topic, index)| self.find(topic, index).is_some());
+            let is_there = directory::parse_dir(dir).is_some_and(|(topic, index)| self.find(topic, index).is_some());
             if !is_there
                 && let Err(error) = self.device.remove_dir(dir)
                 && error.kind() != std::io::ErrorKind::NotFound
@@ -929,7 +932,7 @@ impl Broker {
     /// Kafka's checkpoint of what is compacted.
     fn cleaner_offsets(&self) -> String {
         let offsets = self.partitions.iter().flatten().map(|partition| (partition, partition.log.compacted_to()));
-        topics::checkpoint_text(offsets.filter(|(_, offset)| *offset > 0))
+        directory::checkpoint_text(offsets.filter(|(_, offset)| *offset > 0))
     }
 }
 

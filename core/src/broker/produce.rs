@@ -216,7 +216,7 @@ impl Broker {
                     log_start_offset: partition.log.start(),
                 });
             }
-            Err(error) => return Err((error.code(), error.to_string())),
+            Err(error) => return Err((ErrorCode(error.kafka_code()), error.to_string())),
         }
         match partition.append(std::slice::from_ref(&batch), now) {
             Ok(appended) => {

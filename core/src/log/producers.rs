@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::protocol::ErrorCode;
+use crate::Timestamp;
 use crate::record::Batch;
-use crate::{Error, Timestamp};
 
 /// How many of a producer's last batches are known, so that sending them again changes nothing.
 const BATCHES_KEPT: usize = 5;
@@ -84,19 +83,13 @@ pub enum ProducerError {
 
 impl ProducerError {
     /// Kafka's code for it.
-    pub fn code(&self) -> ErrorCode {
+    pub fn kafka_code(&self) -> i16 {
         match self {
-            Self::OutOfOrderSequence { .. } => ErrorCode(45),
-            Self::InvalidEpoch { .. } => ErrorCode(47),
-            Self::NotTransactional { .. } => ErrorCode(48),
-            Self::CoordinatorFenced { .. } => ErrorCode(52),
+            Self::OutOfOrderSequence { .. } => 45,
+            Self::InvalidEpoch { .. } => 47,
+            Self::NotTransactional { .. } => 48,
+            Self::CoordinatorFenced { .. } => 52,
         }
-    }
-}
-
-impl From<ProducerError> for Error {
-    fn from(error: ProducerError) -> Self {
-        Self::from_code(error.code(), error.to_string())
     }
 }
 

@@ -1338,6 +1338,11 @@ fn by_producer(epoch: i16, sequence: i32, count: i32) -> Batch {
     produced(count, NOW, "p", ProducerFields { producer_id: 7, producer_epoch: epoch, base_sequence: sequence }, false)
 }
 
+/// The name of Kafka's code for it.
+pub(super) fn code(error: &ProducerError) -> &'static str {
+    crate::protocol::ErrorCode(error.kafka_code()).name()
+}
+
 /// Appends it if the log accepts it, and says what the log says.
 fn offer(log: &mut Log, batch: &Batch) -> String {
     match log.producers().check(batch) {
@@ -1346,7 +1351,7 @@ fn offer(log: &mut Log, batch: &Batch) -> String {
             format!("at {}", appended.base_offset)
         }
         Ok(Checked::Duplicate { base_offset, .. }) => format!("is at {base_offset}"),
-        Err(error) => error.code().name().to_owned(),
+        Err(error) => code(&error).to_owned(),
     }
 }
 
@@ -1466,9 +1471,9 @@ fn open_and_aborted_transactions_are_known_to_readers_of_committed_data() {
         assert_eq!(last_stable, [2, 8]);
         let wrong =
             produced(1, NOW, "w", ProducerFields { producer_id: 3, producer_epoch: 0, base_sequence: 1 }, false);
-        assert_eq!(log.producers().check(&wrong).unwrap_err().code().name(), "INVALID_TXN_STATE");
+        assert_eq!(code(&log.producers().check(&wrong).unwrap_err()), "INVALID_TXN_STATE");
         let fenced = log.producers().check_marker(1, 0, -1).unwrap_err();
-        assert_eq!(fenced.code().name(), "TRANSACTION_COORDINATOR_FENCED");
+        assert_eq!(code(&fenced), "TRANSACTION_COORDINATOR_FENCED");
     };
     check(&log);
     let crashed = device.crash(Loss::Nothing);

@@ -1,0 +1,290 @@
+//! What lies in the broker's directory: its topics at a start, also those that came from elsewhere, and Kafka's checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::partition::{Partition, PartitionId};
+use super::stored::{Change, METADATA_TOPIC, StoredTopic};
+use super::topics::{Topic, check_topic_name, is_internal, offsets_configs};
+use super::{Broker, Durability, OFFSETS_TOPIC, Then};
+use crate::log::{Checkpoints, Log};
+use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// Kafka's file of the offsets below which everything was synced.
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+
+/// Kafka's file of the offsets below which logs are compacted.
+pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+
+/// Kafka's file of the log start offsets that lie inside a segment.
+const LOG_STARTS: &str = "log-start-offset-checkpoint";
+
+/// What the files in the root of a log directory tell of its logs.
+#[derive(Debug, Default)]
+pub(super) struct RootCheckpoints {
+    /// Whether the broker was closed.
+    clean: bool,
+    starts: BTreeMap<(String, i32), i64>,
+    recovery_points: BTreeMap<(String, i32), i64>,
+    cleaner_offsets: BTreeMap<(String, i32), i64>,
+}
+
+impl Broker {
+    /// Opens every stored topic, and adopts directories of topics that are not stored.
+    pub(super) fn open_topics(&mut self, dirs: &[String], clean: bool, now: Timestamp) -> Result<()> {
+        let stored: Vec<(String, StoredTopic)> = self
+            .stored
+            .below::<StoredTopic>("topic/")
+            .map(|entry| entry.map(|(name, topic)| (name.to_owned(), topic)))
+            .collect::<Result<_>>()?;
+        let mut known: BTreeMap<String, StoredTopic> = stored.into_iter().collect();
+        for name in known.keys() {
+            check_topic_name(name).map_err(|reason| Error::new(ErrorKind::Corrupt, reason))?;
+        }
+        let deleted: BTreeMap<Uuid, String> = self
+            .stored
+            .below::<String>("deleted/")
+            .filter_map(|entry| entry.ok().and_then(|(id, name)| Some((Uuid::parse_str(id).ok()?, name))))
+            .collect();
+        let mut leftovers: BTreeMap<Uuid, Vec<String>> = deleted.keys().map(|id| (*id, Vec::new())).collect();
+        let mut adopted = Vec::new();
+        for dir in dirs {
+            if let Some(dirs) = dir
+                .strip_suffix("-delete")
+                .and_then(|name| name.rsplit_once('.'))
+                .and_then(|(_, id)| Uuid::parse_str(id).ok())
+                .and_then(|id| leftovers.get_mut(&id))
+            {
+                dirs.push(dir.clone());
+                continue;
+            }
+            let Some((topic, partition)) = parse_dir(dir) else { continue };
+            if topic == METADATA_TOPIC || topic.starts_with("__cluster_metadata") {
+                continue;
+            }
+            // A power cut may have taken the id, but not what is known of the deletion.
+            let id = self.read_partition_metadata(dir)?.or_else(|| {
+                let unknown = !known.contains_key(topic);
+                deleted.iter().find(|(_, name)| unknown && *name == topic).map(|(id, _)| *id)
+            });
+            if let Some(dirs) = id.and_then(|id| leftovers.get_mut(&id)) {
+                dirs.push(dir.clone());
+                continue;
+            }
+            match known.get_mut(topic) {
+                Some(stored) if partition < stored.partitions => {}
+                Some(stored) => {
+                    stored.partitions = partition.saturating_add(1).min(self.config.max_partitions);
+                    adopted.push(topic.to_owned());
+                }
+                None if !self.holds_log(dir)? => log::warn!("a directory is passed over, it holds no log dir={dir}"),
+                None if partition < self.config.max_partitions => {
+                    let configs = if topic == OFFSETS_TOPIC { offsets_configs() } else { BTreeMap::new() };
+                    let id = match id {
+                        Some(id) => id,
+                        None => self.random_uuid(),
+                    };
+                    let stored =
+                        StoredTopic { id, partitions: partition + 1, replication_factor: 1, configs, copy: false };
+                    known.insert(topic.to_owned(), stored);
+                    adopted.push(topic.to_owned());
+                }
+                None => log::warn!("a directory is passed over, its partition number is too large dir={dir}"),
+            }
+        }
+        let checkpoints = RootCheckpoints {
+            clean,
+            starts: self.read_checkpoint(LOG_STARTS)?,
+            recovery_points: self.read_checkpoint(RECOVERY_POINTS)?,
+            cleaner_offsets: self.read_checkpoint(CLEANER_OFFSETS)?,
+        };
+        for (name, stored) in &known {
+            self.open_topic(name, stored, &checkpoints, now)?;
+        }
+        adopted.sort_unstable();
+        adopted.dedup();
+        let changes = adopted
+            .iter()
+            .map(|name| Change::set(format!("topic/{name}"), &known[name]))
+            .collect::<Result<Vec<_>>>()?;
+        self.remember(changes, now)?;
+        for (topic_id, dirs) in leftovers {
+            self.complete(Then::TopicDeleted { topic_id, dirs });
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_topic(
+        &mut self,
+        name: &str,
+        stored: &StoredTopic,
+        checkpoints: &RootCheckpoints,
+        now: Timestamp,
+    ) -> Result<()> {
+        let name: Arc<str> = name.into();
+        let topic = Topic {
+            id: stored.id,
+            replication_factor: stored.replication_factor,
+            configs: stored.configs.clone(),
+            partitions: Vec::new(),
+            internal: is_internal(&name),
+            copy: stored.copy,
+        };
+        self.topic_names.insert(topic.id, Arc::clone(&name));
+        self.topics.insert(Arc::clone(&name), topic);
+        for index in 0..stored.partitions {
+            let start = self
+                .stored
+                .get::<i64>(&format!("start/{}/{index}", stored.id))?
+                .or_else(|| checkpoints.starts.get(&(name.to_string(), index)).copied());
+            let recovery_point = match checkpoints.recovery_points.get(&(name.to_string(), index)) {
+                _ if checkpoints.clean => i64::MAX,
+                // A copy may have been cut below it since it was written.
+                Some(point) if !stored.copy => *point,
+                _ => 0,
+            };
+            let compacted_to = checkpoints.cleaner_offsets.get(&(name.to_string(), index)).copied().unwrap_or(0);
+            let checkpoints = Checkpoints { start: start.unwrap_or(0), recovery_point };
+            let id = self.open_partition(&name, index, checkpoints, now)?;
+            self.partition_mut(id).log.set_compacted_to(compacted_to);
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_partition(
+        &mut self,
+        name: &Arc<str>,
+        index: i32,
+        checkpoints: Checkpoints,
+        now: Timestamp,
+    ) -> Result<PartitionId> {
+        let topic = &self.topics[name];
+        let config = topic.config(&self.config.topic_defaults);
+        let log_config = topic.log_config(&self.config.topic_defaults);
+        let durability = config.durability().unwrap_or(self.config.durability);
+        let (topic_id, copy) = (topic.id, topic.copy);
+        let dir = format!("{name}-{index}");
+        let (log, recovery) = Log::open(&self.files, &dir, log_config, checkpoints, now)
+            .map_err(|error| error.context(format_args!("opening partition={dir}")))?;
+        if !recovery.is_clean() {
+            log::warn!("recovered partition={dir}: {recovery}");
+            self.recovered.push((dir.clone(), recovery));
+        }
+        let metadata = format!("{dir}/partition.metadata");
+        if !self.device.exists(&metadata)? {
+            let text = format!("version: 0\ntopic_id: {}\n", uuid_text(topic_id));
+            self.device.create(&metadata)?.append(&[text.as_bytes()])?;
+        }
+        let id = PartitionId(self.partitions.len());
+        let waits_for_sync = self.device.is_durable() && durability == Durability::Sync;
+        let mut partition = Partition::new(Arc::clone(name), index, log, self.leader_epoch, waits_for_sync);
+        if copy {
+            partition.set_limit(partition.log.end());
+        }
+        self.partitions.push(Some(partition));
+        if let Some(topic) = self.topics.get_mut(name) {
+            topic.partitions.push(id);
+        }
+        Ok(id)
+    }
+
+    /// Whether a directory has a segment in it.
+    fn holds_log(&self, dir: &str) -> Result<bool> {
+        Ok(self.device.list(dir)?.iter().any(|entry| !entry.is_dir && entry.name.ends_with(".log")))
+    }
+
+    /// The topic id that a directory's `partition.metadata` tells, if there is one.
+    fn read_partition_metadata(&self, dir: &str) -> Result<Option<Uuid>> {
+        let path = format!("{dir}/partition.metadata");
+        if !self.device.exists(&path)? {
+            return Ok(None);
+        }
+        let bytes = self.device.read(&path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().find_map(|line| line.strip_prefix("topic_id: ")).and_then(|id| uuid_from_text(id.trim())))
+    }
+
+    /// One of Kafka's checkpoints of a log directory: an offset for each topic and partition.
+    fn read_checkpoint(&self, path: &str) -> Result<BTreeMap<(String, i32), i64>> {
+        if !self.device.exists(path)? {
+            return Ok(BTreeMap::new());
+        }
+        let bytes = self.device.read(path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text
+            .lines()
+            .skip(2)
+            .filter_map(|line| {
+                let mut words = line.split_ascii_whitespace();
+                let (topic, partition, offset) = (words.next()?, words.next()?, words.next()?);
+                Some(((topic.to_owned(), partition.parse().ok()?), offset.parse().ok()?))
+            })
+            .collect())
+    }
+
+    /// Writes the checkpoints of Kafka's log directory, so that Kafka finds the same starts and high watermarks.
+    pub(super) fn write_checkpoints(&self) -> Result<()> {
+        let all = || self.partitions.iter().flatten();
+        let first = |partition: &Partition| partition.log.segments().next().map_or(0, |(base, _)| base);
+        let starts = all()
+            .filter(|partition| partition.log.start() > first(partition))
+            .map(|partition| (partition, partition.log.start()));
+        self.device.replace(LOG_STARTS, checkpoint_text(starts).as_bytes())?;
+        let ends = all().map(|partition| (partition, partition.log.end()));
+        self.device.replace(RECOVERY_POINTS, checkpoint_text(ends).as_bytes())?;
+        self.device.replace(CLEANER_OFFSETS, self.cleaner_offsets().as_bytes())?;
+        let watermarks = all().map(|partition| (partition, partition.high_watermark()));
+        self.device.replace("replication-offset-checkpoint", checkpoint_text(watermarks).as_bytes())?;
+        Ok(())
+    }
+}
+
+/// A checkpoint file of Kafka's: version, count, and a line for each partition.
+pub(super) fn checkpoint_text<'a>(offsets: impl Iterator<Item = (&'a Partition, i64)>) -> String {
+    let lines: Vec<String> =
+        offsets.map(|(partition, offset)| format!("{} {} {offset}\n", partition.topic, partition.index)).collect();
+    format!("0\n{}\n{}", lines.len(), lines.concat())
+}
+
+/// A topic id as Kafka writes it: URL-safe base64 without padding.
+pub(super) fn uuid_text(id: Uuid) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = id.as_u128();
+    (0..22)
+        .map(|at| {
+            let shift = 122 - 6 * at;
+            let sextet = if shift >= 0 { bits >> shift } else { bits << -shift };
+            char::from(ALPHABET[(sextet & 63) as usize])
+        })
+        .collect()
+}
+
+/// The reverse of [`uuid_text`].
+pub(super) fn uuid_from_text(text: &str) -> Option<Uuid> {
+    if text.len() != 22 {
+        return None;
+    }
+    let mut bits = 0_u128;
+    for (at, byte) in text.bytes().enumerate() {
+        let sextet = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        let shift = 122 - 6 * i32::try_from(at).ok()?;
+        bits |= if shift >= 0 { u128::from(sextet) << shift } else { u128::from(sextet) >> -shift };
+    }
+    Some(Uuid::from_u128(bits))
+}
+
+/// The topic and partition that a directory's name stands for.
+pub(super) fn parse_dir(name: &str) -> Option<(&str, i32)> {
+    let (topic, index) = name.rsplit_once('-')?;
+    let partition = index.parse::<i32>().ok().filter(|partition| *partition >= 0)?;
+    (check_topic_name(topic).is_ok() && partition.to_string() == index).then_some((topic, partition))
+}
