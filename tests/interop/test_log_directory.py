@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,49 @@ def write():
         producer.flush(30)
         (producer.abort_transaction if number % 3 == 1 else producer.commit_transaction)(30)
 
+def churn():
+    # The same keys again and again, some of them deleted, in transactions too where there are any.
+    for number, codec in enumerate(["none", "gzip", "snappy", "lz4", "zstd"]):
+        config = {"bootstrap.servers": bootstrap, "compression.type": codec, "linger.ms": 5, "batch.size": 10_000}
+        producer = Producer(config | {"enable.idempotence": number % 2 == 0})
+        for record in range(asked["records"]):
+            key = f"key {record % 40}"
+            value = None if record % 40 == number else f"{codec} {record} ".encode() * 20
+            producer.produce(topic, key=key, value=value, partition=0, headers=[("codec", codec)])
+        assert producer.flush(60) == 0
+    for number in range(asked["transactions"]):
+        producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"t{number}"})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(topic, key=f"key {number}", value=f"transaction {number}", partition=0)
+        producer.flush(30)
+        (producer.abort_transaction if number % 2 else producer.commit_transaction)(30)
+    # They fill the segment that is not compacted.
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for record in range(asked["filler"]):
+        producer.produce(topic, key=f"filler {record % 3}", value=b"x" * 1000, partition=0)
+    assert producer.flush(60) == 0
+
+def known():
+    # What a reader of everything knows of each key in the end.
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "check.crcs": True,
+                         "isolation.level": "read_committed", "enable.partition.eof": True})
+    low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=30)
+    consumer.assign([TopicPartition(topic, 0, low)])
+    state, count, last = {}, 0, -1
+    while True:
+        message = consumer.poll(30)
+        assert message is not None, "nothing came for 30 s"
+        if message.error():
+            break
+        assert message.offset() > last
+        last = message.offset()
+        count += 1
+        state[message.key().decode()] = [message.offset(), (message.value() or b"").decode(), message.timestamp()[1]]
+    consumer.close()
+    # A deletion may be there still, or gone.
+    return [high, count, {key: value for key, value in sorted(state.items()) if value[1]}]
+
 def read():
     answer = {}
     for level in ["read_uncommitted", "read_committed"]:
@@ -66,7 +110,7 @@ def read():
         consumer.close()
     return answer
 
-print(json.dumps({"create": create, "write": write, "read": read}[asked["step"]]()))
+print(json.dumps({"create": create, "write": write, "read": read, "churn": churn, "known": known}[asked["step"]]()))
 """
 
 CONFIG = {"segment.bytes": str(1 << 20), "retention.ms": "-1"}
@@ -202,3 +246,70 @@ def test_what_ottla_wrote_opens_in_kafka(start: Callable[..., Any], tmp_path: Pa
     target.start()
     for topic in ["stopped", "killed"]:
         assert ask("read", target.bootstrap, topic) == expected
+
+
+COMPACTED = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01", "segment.bytes": str(1 << 20)}
+
+
+def await_compaction(server: OttlaServer | KafkaServer, topic: str, records: int) -> Any:
+    """Waits until few of so many records are left. Returns what is known of the keys: what was known before."""
+    before = ask("known", server.bootstrap, topic)
+    end = time.monotonic() + 60
+    while (now := ask("known", server.bootstrap, topic))[1] > records // 3:
+        assert time.monotonic() < end, f"not compacted: {now[1]} of {records} records are left"
+        time.sleep(1)
+    assert now[0] == before[0] and now[2] == before[2], "compaction changes nothing that is known"
+    return now
+
+
+def test_what_ottla_compacted_opens_in_kafka(start: Callable[..., Any], tmp_path: Path) -> None:
+    source = OttlaServer(tmp_path, "--config", "log.cleaner.backoff.ms=100")
+    try:
+        source.start()
+        ask("create", source.bootstrap, "latest", config=COMPACTED | {"segment.bytes": "100000"})
+        ask("churn", source.bootstrap, "latest", records=2_000, transactions=0, filler=150)
+        known = await_compaction(source, "latest", 10_000)
+        # And once more over what is compacted already, by a broker that was killed.
+        source.restart(kill=True)
+        ask("churn", source.bootstrap, "latest", records=1_000, transactions=0, filler=150)
+        known = await_compaction(source, "latest", 5_000)
+    finally:
+        source.stop()
+    left = source.logs / "latest-0"
+    text = dump(left)
+    check_dump(text)
+    assert "deleteHorizonMs: OptionalLong[" in text, "deletions have their time"
+    assert not [file.name for file in left.iterdir() if file.suffix in (".cleaned", ".swap", ".deleted")]
+
+    target = start(KafkaServer)
+    ask("create", target.bootstrap, "latest", config=COMPACTED)
+    target.stop()
+    theirs = target.logs / "latest-0"
+    identity = (theirs / "partition.metadata").read_bytes()
+    shutil.rmtree(theirs)
+    shutil.copytree(left, theirs)
+    (theirs / "partition.metadata").write_bytes(identity)
+    target.start()
+    assert ask("known", target.bootstrap, "latest")[2] == known[2]
+
+
+def test_what_kafka_compacted_opens_in_ottla_and_is_compacted_there(start: Callable[..., Any], tmp_path: Path) -> None:
+    source = start(KafkaServer)
+    ask("create", source.bootstrap, "latest", config=COMPACTED)
+    ask("churn", source.bootstrap, "latest", records=4_000, transactions=4, filler=1_500)
+    known = await_compaction(source, "latest", 20_000)
+    source.stop()
+    check_dump(dump(source.logs / "latest-0"))
+
+    target = OttlaServer(tmp_path, "--config", "log.cleaner.backoff.ms=100", "--config", "cleanup.policy=compact")
+    shutil.copytree(source.logs / "latest-0", target.logs / "latest-0")
+    for setting in ["min.cleanable.dirty.ratio=0.01", "segment.bytes=100000"]:
+        target.options += ("--config", setting)
+    try:
+        target.start()
+        assert ask("known", target.bootstrap, "latest")[2] == known[2]
+        ask("churn", target.bootstrap, "latest", records=2_000, transactions=0, filler=150)
+        await_compaction(target, "latest", 10_000)
+    finally:
+        target.stop()
+    check_dump(dump(target.logs / "latest-0"))

@@ -27,7 +27,8 @@ pub struct ServerOptions {
     pub max_request_bytes: usize,
     /// How many bytes of requests that are not complete yet may be held for all connections together; default 256 MiB, as
     /// Kafka's `queued.max.request.bytes`, which has none. A connection waits for room, and is closed if there is none within
-    /// `max_request_time`. Its first 64 KiB are not counted, so that small requests are served whatever others send.
+    /// 2 s: so those that hold it all, and want more, let go. Its first 64 KiB are not counted, so that small requests are
+    /// served whatever others send.
     pub max_buffered_bytes: usize,
     /// The most connections at a time; default 4,096. One more is closed at once.
     pub max_connections: usize,
@@ -147,6 +148,8 @@ struct Buffered {
     held: Option<OwnedSemaphorePermit>,
 }
 
+/// How long a connection waits for others to let go.
+const MAX_WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 /// So many bytes everybody may hold.
 const FREE_BYTES: usize = 64 << 10;
 
@@ -157,8 +160,9 @@ impl Buffered {
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if wanted > held {
             let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.budget).acquire_many_owned(more).await;
-            let permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the server is closed"))?;
+            let room = timeout(MAX_WAIT_FOR_ROOM, Arc::clone(&self.budget).acquire_many_owned(more)).await;
+            let room = room.map_err(|_| Error::new(ErrorKind::Full, "unfinished requests take up too much memory"))?;
+            let permit = room.map_err(|_| Error::new(ErrorKind::Closed, "the server is closed"))?;
             match &mut self.held {
                 Some(held) => held.merge(permit),
                 None => self.held = Some(permit),

@@ -28,6 +28,9 @@ pub const DEFAULT_MAX_FRAME: usize = 100 << 20;
 /// How many requests a [`ServerConnection`] hands out before the first of them is answered.
 const MAX_IN_FLIGHT: usize = 64;
 
+/// How many bytes of responses wait to be sent before no more requests are handed out.
+const MAX_WAITING_BYTES: usize = 1 << 20;
+
 /// How many bytes there is room for at least in a read buffer.
 const READ_SIZE: usize = 16 << 10;
 
@@ -129,8 +132,8 @@ pub struct Ticket {
 /// A broker's end of a connection.
 ///
 /// After any change, drain [`poll_request`](Self::poll_request) and [`poll_transmit`](Self::poll_transmit) until neither
-/// has anything, since sending a response can make room for a request. Requests may be answered in any order; the responses leave in the order of the requests, as Kafka's clients expect. While 64 wait,
-/// no more are handed out, and [`wants_bytes`](Self::wants_bytes) says when to go on reading.
+/// has anything, since sending a response can make room for a request. Requests may be answered in any order; the responses leave in the order of the requests, as Kafka's clients expect. While 64 wait, or
+/// responses of a megabyte, no more are handed out, and [`wants_bytes`](Self::wants_bytes) says when to go on reading.
 ///
 /// A request for a version of `ApiVersions` that is not served is answered here (KIP-511: version 0, code
 /// `UNSUPPORTED_VERSION`, the whole table), so that a newer client can go on with an older version.
@@ -142,12 +145,14 @@ pub struct ServerConnection {
     waiting: VecDeque<Option<Vec<Bytes>>>,
     /// The number of the first that waits.
     first: u64,
+    /// Of the responses that are there.
+    waiting_bytes: usize,
 }
 
 impl ServerConnection {
     /// A connection on which the APIs in `served` are served and frames of up to `max_frame` bytes are taken.
     pub fn new(served: Arc<[Served]>, max_frame: usize) -> Self {
-        Self { served, frames: Frames::new(max_frame), waiting: VecDeque::new(), first: 0 }
+        Self { served, frames: Frames::new(max_frame), waiting: VecDeque::new(), first: 0, waiting_bytes: 0 }
     }
 
     /// Takes frames of up to `max_frame` bytes from now on. (A broker takes less from who is not authenticated yet.)
@@ -173,7 +178,12 @@ impl ServerConnection {
 
     /// Whether more bytes should be read: not while a request is there that has to wait for others to be answered.
     pub fn wants_bytes(&self) -> bool {
-        self.waiting.len() < MAX_IN_FLIGHT || !self.frames.has_frame()
+        self.takes_requests() || !self.frames.has_frame()
+    }
+
+    /// Whether another request may be handed out: a client that asks for much and takes nothing is not given more.
+    fn takes_requests(&self) -> bool {
+        self.waiting.len() < MAX_IN_FLIGHT && self.waiting_bytes < MAX_WAITING_BYTES
     }
 
     /// Whether a part of a request has arrived and the rest has not.
@@ -187,7 +197,7 @@ impl ServerConnection {
     /// What is wrong with the bytes; [`ProtocolError::UnknownApi`] or [`ProtocolError::UnsupportedVersion`] for a
     /// request that is not served. Kafka closes the connection in all of these cases.
     pub fn poll_request(&mut self) -> Result<Option<Received>, ProtocolError> {
-        while self.waiting.len() < MAX_IN_FLIGHT {
+        while self.takes_requests() {
             let Some(frame) = self.frames.next()? else {
                 return Ok(None);
             };
@@ -246,7 +256,9 @@ impl ServerConnection {
             return Ok(());
         };
         if slot.is_none() {
-            *slot = Some(encode_response(ticket.correlation_id, ticket.version, response)?);
+            let encoded = encode_response(ticket.correlation_id, ticket.version, response)?;
+            self.waiting_bytes += encoded.iter().map(Bytes::len).sum::<usize>();
+            *slot = Some(encoded);
         }
         Ok(())
     }
@@ -255,7 +267,9 @@ impl ServerConnection {
     pub fn poll_transmit(&mut self) -> Option<Vec<Bytes>> {
         self.waiting.front()?.as_ref()?;
         self.first += 1;
-        self.waiting.pop_front()?
+        let response = self.waiting.pop_front()??;
+        self.waiting_bytes -= response.iter().map(Bytes::len).sum::<usize>();
+        Some(response)
     }
 }
 

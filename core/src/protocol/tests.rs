@@ -653,6 +653,24 @@ fn no_more_requests_are_handed_out_than_may_wait() {
 }
 
 #[test]
+fn no_more_requests_are_handed_out_while_large_responses_wait() {
+    let (mut client, mut server) = pair();
+    for _ in 0..4 {
+        send(&mut client, &mut server, &ApiVersionsRequest::default().into(), 0);
+    }
+    let large =
+        ApiVersionsResponse { api_keys: vec![api_versions::ApiVersion::default(); 200_000], ..Default::default() };
+    let first = next(&mut server).ticket.unwrap();
+    let second = next(&mut server).ticket.unwrap();
+    server.respond(second, &large.clone().into()).unwrap();
+    assert!(server.poll_transmit().is_none(), "the first comes first");
+    assert!(server.poll_request().unwrap().is_none() && !server.wants_bytes());
+    server.respond(first, &ApiVersionsResponse::default().into()).unwrap();
+    assert!(server.poll_transmit().is_some() && server.poll_request().unwrap().is_none());
+    assert!(server.poll_transmit().is_some() && server.poll_request().unwrap().is_some());
+}
+
+#[test]
 fn a_response_that_was_not_asked_for_ends_the_connection() {
     let (mut client, mut server) = pair();
     client.receive(&[0, 0, 0, 4, 0, 0, 0, 7]);

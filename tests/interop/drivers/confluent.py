@@ -16,9 +16,9 @@ def admin(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap})
 
 
-def create(bootstrap: str, topic: str, partitions: int) -> None:
+def create(bootstrap: str, topic: str, partitions: int, config: dict[str, str] | None = None) -> None:
     client = admin(bootstrap)
-    client.create_topics([NewTopic(topic, partitions, 1)], operation_timeout=20)[topic].result()
+    client.create_topics([NewTopic(topic, partitions, 1, config=config or {})], operation_timeout=20)[topic].result()
 
 
 def topics(bootstrap: str) -> dict[str, int]:
