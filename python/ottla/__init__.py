@@ -6,6 +6,8 @@ The client has kafka-python's names, signatures and behaviour:
 
 `install_as_kafka()` makes `import kafka` mean this package; `ottla run script.py` does so for a script, and starts an
 embedded broker for it when nothing listens on its bootstrap address. `Broker` is that broker for programs and tests.
+
+`replicate`, `backup` and `restore` copy topics, byte for byte, to a directory and back.
 """
 
 from ottla._alias import install_as_kafka
@@ -13,6 +15,21 @@ from ottla.admin import KafkaAdminClient
 from ottla.broker import Broker
 from ottla.consumer import KafkaConsumer
 from ottla.consumer.subscription_state import AsyncConsumerRebalanceListener, ConsumerRebalanceListener
+from ottla.pipe import (
+    CheckReport,
+    Copied,
+    PartitionCopied,
+    Problem,
+    Progress,
+    Restored,
+    Snapshot,
+    Snapshots,
+    backup,
+    check,
+    replicate,
+    restore,
+    snapshots,
+)
 from ottla.producer import KafkaProducer
 from ottla.protocol.consumer import IsolationLevel, OffsetSpec
 from ottla.serializer import DefaultSerializer, Deserializer, JsonSerializer, Serializer
@@ -22,8 +39,10 @@ from ottla.version import __version__
 __all__ = [
     "AsyncConsumerRebalanceListener",
     "Broker",
+    "CheckReport",
     "ConsumerGroupMetadata",
     "ConsumerRebalanceListener",
+    "Copied",
     "DefaultSerializer",
     "Deserializer",
     "IsolationLevel",
@@ -33,9 +52,20 @@ __all__ = [
     "KafkaProducer",
     "OffsetAndMetadata",
     "OffsetSpec",
+    "PartitionCopied",
+    "Problem",
+    "Progress",
+    "Restored",
     "Serializer",
+    "Snapshot",
+    "Snapshots",
     "TopicPartition",
     "TopicPartitionReplica",
     "__version__",
+    "backup",
+    "check",
     "install_as_kafka",
+    "replicate",
+    "restore",
+    "snapshots",
 ]

@@ -5,6 +5,7 @@ straight into the accumulator, and a whole poll crosses as one object whose reco
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from os import PathLike
 from typing import Any, ClassVar, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -25,9 +26,14 @@ __all__ = [
     "__version__",
     "_drain_logs",
     "_stop_logs",
+    "backup",
+    "check",
     "error_codes",
     "main",
     "murmur2",
+    "replicate",
+    "restore",
+    "snapshots",
 ]
 
 __version__: str
@@ -45,6 +51,41 @@ def error_codes() -> list[tuple[int, str, str, bool, bool]]:
 
 def murmur2(data: bytes) -> int:
     """Return Kafka's hash of a key, from 0 to 2^32 - 1."""
+
+_PartitionRow: TypeAlias = tuple[str, int, str, int, int, int, int, int, tuple[int, int] | None, int | None]
+
+def replicate(
+    source: str | PathLike[str] | Broker,
+    directory: str | PathLike[str],
+    topics: str | list[str] | None,
+    full: bool,
+    progress: Callable[..., object] | None,
+) -> list[_PartitionRow]:
+    """See `ottla.replicate`. `progress` is called with the fields of a `Progress`."""
+
+def backup(
+    source: str | PathLike[str] | Broker,
+    repository: str | PathLike[str],
+    topics: str | list[str] | None,
+    full: bool,
+    progress: Callable[..., object] | None,
+) -> tuple[dict[str, Any], list[_PartitionRow]]:
+    """See `ottla.backup`. Returns the fields of a `Snapshot`, and the partitions."""
+
+def restore(
+    repository: str | PathLike[str],
+    target: str | PathLike[str],
+    snapshot: str,
+    topics: str | list[str] | None,
+    progress: Callable[..., object] | None,
+) -> tuple[str, list[_PartitionRow], list[str]]:
+    """See `ottla.restore`. Returns the snapshot's id, the partitions, and the groups' names."""
+
+def snapshots(repository: str | PathLike[str]) -> list[dict[str, Any]]:
+    """See `ottla.snapshots`. Returns the fields of each `Snapshot`."""
+
+def check(repository: str | PathLike[str], read_data: bool) -> dict[str, Any]:
+    """See `ottla.check`. Returns the fields of a `CheckReport`, the problems as rows."""
 
 def _drain_logs() -> bool:
     """Wait for the core's log records and hand them to `logging`; False when there will be no more."""

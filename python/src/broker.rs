@@ -42,6 +42,13 @@ impl Open {
 }
 
 impl Broker {
+    /// The broker itself, for what runs beside its clients.
+    pub(crate) fn local(&self, py: Python<'_>) -> PyResult<Arc<LocalBroker>> {
+        self.life.check(py)?;
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().map(|open| Arc::clone(&open.broker)).ok_or_else(|| errors::closed(py, "the broker"))
+    }
+
     fn take(&self) -> Option<Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

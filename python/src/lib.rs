@@ -12,6 +12,7 @@ mod consumer;
 mod errors;
 mod future;
 mod logging;
+mod pipe;
 mod producer;
 mod runtime;
 mod values;
@@ -32,6 +33,8 @@ mod _ottla {
     use crate::consumer::Consumer;
     #[pymodule_export]
     use crate::future::{Future, FutureRecordMetadata};
+    #[pymodule_export]
+    use crate::pipe::{backup, check, replicate, restore, snapshots};
     #[pymodule_export]
     use crate::producer::Producer;
 

@@ -32,6 +32,12 @@ impl Drop for Owned {
     }
 }
 
+/// An error in a forked child of a process that had embedded brokers: the registry still names the parent's there.
+pub(crate) fn check_embedded_life(py: Python<'_>) -> PyResult<()> {
+    static LIFE: Mutex<Option<Life>> = Mutex::new(None);
+    LIFE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Life::now).check(py)
+}
+
 static RUNTIME: Mutex<Weak<Owned>> = Mutex::new(Weak::new());
 
 impl Shared {
@@ -90,9 +96,7 @@ impl Shared {
         location: Option<Location>,
         config: BrokerConfig,
     ) -> PyResult<Arc<LocalBroker>> {
-        // Which life of the process has embedded brokers: in a forked child the registry still names the parent's.
-        static LIFE: Mutex<Option<Life>> = Mutex::new(None);
-        LIFE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Life::now).check(py)?;
+        check_embedded_life(py)?;
         let runtime = self.runtime();
         py.detach(|| match location {
             Some(location) => LocalBroker::open(runtime, location, config),

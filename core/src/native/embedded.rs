@@ -101,6 +101,15 @@ impl LocalBroker {
         Ok(broker)
     }
 
+    /// The broker that this process has open at `location`, if there is one. Opens and makes nothing.
+    pub fn find(location: &Location) -> Option<Arc<Self>> {
+        let key = match location {
+            Location::Memory(_) => location.clone(),
+            Location::Directory(path) => Location::Directory(path.canonicalize().ok()?),
+        };
+        lock_registry().get(&key).and_then(Entry::broker)
+    }
+
     /// A broker in memory that nobody else can name, gone with its last handle.
     ///
     /// # Errors
@@ -129,6 +138,14 @@ impl LocalBroker {
     /// The threads it runs on.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// Lets it go. The last user of a directory closes it, and learns from this how that went.
+    ///
+    /// # Errors
+    /// What the device answers; the next start recovers.
+    pub fn release(self: Arc<Self>) -> Result<()> {
+        Arc::into_inner(self).map_or(Ok(()), |broker| broker.embedded.close())
     }
 
     /// Closes it now, for everybody who uses it. Safe to repeat.

@@ -5,6 +5,7 @@ mod embedded;
 pub mod files;
 mod network;
 pub mod objects;
+pub mod pipe;
 mod runtime;
 mod server;
 

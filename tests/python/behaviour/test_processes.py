@@ -55,6 +55,7 @@ def finish(process, seconds=30):
         "producer.send('t', b'x').get()",
         "producer.flush()",
         "ottla.KafkaProducer(bootstrap_servers='127.0.0.1:1')",
+        "ottla.backup('127.0.0.1:1', 'never-made')",
     ],
 )
 def test_ctrl_c_ends_a_blocked_call_within_a_quarter_of_a_second(call):

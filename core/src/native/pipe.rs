@@ -1,0 +1,270 @@
+//! The pipe between places that people name: what the command line and the bindings both do.
+//!
+//! A *source* is a cluster or the log of an embedded broker, a *target* the directory of a log, a *repository* a directory.
+//! These functions open what is named, in an order in which a wrong name leaves nothing behind, and call
+//! [`replication`](crate::replication) and [`backup`](crate::backup). Their futures run on the threads of a [`Runtime`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::objects::FileObjects;
+use super::{LocalBroker, Location, Runtime};
+use crate::backup::{
+    self, Backup, BackupOptions, CheckOptions, CheckReport, Repository, RestoreOptions, Restored, SnapshotSource,
+};
+use crate::broker::BrokerConfig;
+use crate::client::{Client, ClientConfig, Options};
+use crate::clock::Clock;
+use crate::replication::{
+    self, ClusterSource, Copied, CopyOptions, LocalLogs, Parting, Progress, Selection, Source as _,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// How long a first broker may take to answer, unless an option says: a person waits for it.
+const BOOTSTRAP_TIMEOUT_MS: i64 = 5_000;
+
+/// Where records are, as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A cluster, by the addresses of some of its brokers, separated by commas.
+    Cluster(String),
+    /// The log of an embedded broker.
+    Log(Location),
+}
+
+impl Place {
+    /// What `text` names: `kafka://HOST:PORT[,…]` or `HOST:PORT[,…]` is a cluster; what [`Location::parse`] knows, and any
+    /// directory that is there, is a log.
+    ///
+    /// # Errors
+    /// `Invalid` if it is none of these.
+    pub fn parse(text: &str) -> Result<Self> {
+        if let Some(addresses) = text.strip_prefix("kafka://") {
+            return Ok(Self::Cluster(addresses.trim_end_matches('/').to_owned()));
+        }
+        match Location::parse(text) {
+            Some(location) if !text.contains("://") || text.starts_with("file://") => Ok(Self::Log(location)),
+            None if Path::new(text).is_dir() => Ok(Self::Log(Location::Directory(text.into()))),
+            None if text.contains(':') => Ok(Self::Cluster(text.to_owned())),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("an address is HOST:PORT, kafka://HOST:PORT[,…], or the directory of a log given={text}"),
+            )),
+        }
+    }
+
+    /// What `text` names where a log is to be made: any name is a directory, but `memory:NAME` and clusters.
+    pub fn parse_target(text: &str) -> Self {
+        match Self::parse(text) {
+            Ok(Self::Cluster(_)) | Err(_) if !text.contains("://") => Self::Log(Location::Directory(text.into())),
+            Ok(place) => place,
+            Err(_) => Self::Cluster(text.to_owned()),
+        }
+    }
+}
+
+/// A source that is open. An embedded broker stays open as long as this.
+#[derive(Clone, Debug)]
+pub struct OpenSource {
+    cluster: ClusterSource,
+    local: Option<Arc<LocalBroker>>,
+}
+
+impl OpenSource {
+    /// Opens what is at `place` and waits until it answers. `options` are the client's, in Kafka's words.
+    ///
+    /// # Errors
+    /// `NotFound` for a log that is not there: a wrong name makes no empty one. `Fenced` if another process has it open.
+    /// `Timeout`, with what was tried, if no broker of a cluster answers within `bootstrap_timeout_ms`, here 5 s by default.
+    pub async fn open(runtime: &Runtime, place: &Place, options: &Options) -> Result<Self> {
+        let addresses = match place {
+            Place::Cluster(addresses) => addresses,
+            Place::Log(location) => {
+                return Self::of_local(open_log(runtime, location)?, options);
+            }
+        };
+        let mut options = options.clone();
+        options.set("bootstrap_servers", addresses.as_str());
+        if options.value("bootstrap_timeout_ms").is_none() {
+            options.set("bootstrap_timeout_ms", BOOTSTRAP_TIMEOUT_MS);
+        }
+        let config = ClientConfig::from_options(&options)?;
+        let timeout = std::time::Duration::from_millis(config.bootstrap_timeout_ms);
+        let client = runtime.client(config);
+        client.connect(timeout).await?;
+        Ok(Self { cluster: ClusterSource::new(client), local: None })
+    }
+
+    /// The embedded broker `local` as a source.
+    ///
+    /// # Errors
+    /// `Invalid` if `options` are.
+    pub fn of_local(local: Arc<LocalBroker>, options: &Options) -> Result<Self> {
+        let config = ClientConfig::from_options(options)?;
+        let client = Client::new(Arc::new(local.embedded().clone()), local.runtime().clock(), config);
+        Ok(Self { cluster: ClusterSource::new(client), local: Some(local) })
+    }
+
+    /// As the core's functions take it.
+    pub fn cluster(&self) -> &ClusterSource {
+        &self.cluster
+    }
+
+    /// Lets it go; who is the last user of a log closes it.
+    ///
+    /// # Errors
+    /// What the device answers to the close.
+    pub fn close(self) -> Result<()> {
+        let Self { cluster, local } = self;
+        drop(cluster);
+        local.map_or(Ok(()), LocalBroker::release)
+    }
+}
+
+/// The log at `location`, which is there.
+fn open_log(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
+    let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("no such {what}={location}"));
+    match location {
+        Location::Memory(_) => LocalBroker::find(location).ok_or_else(|| missing("broker in this process broker")),
+        Location::Directory(path) => {
+            let first = std::fs::read_dir(path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => missing("directory directory"),
+                _ => Error::from(error).context(format_args!("cannot read the directory {location}")),
+            });
+            if first?.next().is_none() {
+                let message = format!("the directory holds no log, it is empty directory={location}");
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            open(runtime, location)
+        }
+    }
+}
+
+/// Opens a log, which may take as long as a recovery, without holding up what else this thread runs.
+fn open(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
+    tokio::task::block_in_place(|| LocalBroker::open(runtime, location.clone(), BrokerConfig::default()))
+}
+
+/// Brings the log in `directory` to where `from` is, for the topics that `topics` choose: whole topics at first, what is new
+/// after that. With `full` it is emptied before and copied anew.
+///
+/// # Errors
+/// See [`replication::replicate`]; the first partition's error if any has failed, after the others are done.
+pub async fn replicate(
+    runtime: &Runtime,
+    from: &OpenSource,
+    directory: &Path,
+    topics: &Selection,
+    full: bool,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Copied> {
+    let source = from.cluster();
+    // The names first: a wrong one must not leave an empty log behind.
+    let chosen = source.topics(topics).await?;
+    let target = open(runtime, &Location::Directory(directory.into()))?;
+    let logs = target.embedded().clone();
+    if from.local.as_ref().is_some_and(|local| Arc::ptr_eq(local, &target)) {
+        let message = format!("source and target are the same log directory={}", directory.display());
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    if full {
+        for topic in &chosen {
+            logs.create_copy(topic).await?;
+            for partition in topic.topic_partitions() {
+                logs.reset_copy(&partition, 0).await?;
+            }
+        }
+    }
+    let copied =
+        replication::replicate(source, &logs, topics, Parting::CutBack, &CopyOptions::default(), progress).await;
+    let copied = copied.and_then(Copied::all)?;
+    target.release()?;
+    Ok(copied)
+}
+
+/// Backs up what `options` choose of `source` to the repository `repository`, which is made when missing.
+///
+/// # Errors
+/// See [`backup::backup`].
+pub async fn backup(
+    runtime: &Runtime,
+    source: &OpenSource,
+    repository: &str,
+    options: &BackupOptions,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Backup> {
+    let clock = runtime.clock();
+    let objects = objects(repository)?;
+    // The names first: a wrong one must not leave an empty repository behind.
+    source.cluster().topics(&options.topics).await?;
+    let repository = Repository::open_or_create(objects, random_id(&*clock), clock.now()).await?;
+    backup::backup(source.cluster(), &repository, options, &|| clock.now(), progress).await
+}
+
+/// Restores `topics` of the snapshot that `snapshot` names (`latest`, or the first digits of one) to `target`: the directory of
+/// a log, made when missing, or `memory:NAME`.
+///
+/// # Errors
+/// `NotFound` if repository, snapshot or topic are not there, and nothing is made at `target` then; `Unsupported` if `target`
+/// is a cluster; `Invalid` if a broker of this process serves the directory: it would see its topics change under its clients.
+/// See also [`backup::restore`].
+pub async fn restore(
+    runtime: &Runtime,
+    repository: &str,
+    snapshot: &str,
+    target: &Place,
+    topics: &Selection,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Restored> {
+    let Place::Log(location) = target else {
+        let message = "a restore goes to the directory of a log; restoring into a live cluster comes later";
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    };
+    let repository = open_repository(repository).await?;
+    let snapshot = repository.find_snapshot(snapshot).await?;
+    let source = SnapshotSource::open(repository, snapshot, topics).await?;
+    if matches!(location, Location::Directory(_)) && LocalBroker::find(location).is_some() {
+        let message = format!("a broker of this process has the directory open, close it first directory={location}");
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    let local = open(runtime, location)?;
+    let restored = backup::restore(&source, local.embedded(), &RestoreOptions::default(), progress).await?;
+    local.release()?;
+    Ok(restored)
+}
+
+/// Checks the repository `repository`; see [`backup::check`].
+///
+/// # Errors
+/// `NotFound` if there is none. What is wrong with it is in the report.
+pub async fn check(repository: &str, options: CheckOptions) -> Result<CheckReport> {
+    backup::check(&open_repository(repository).await?, options).await
+}
+
+/// The repository `repository`: a directory, or its `file://` URL.
+///
+/// # Errors
+/// `NotFound` if there is none; `Unsupported` for another kind of URL.
+pub async fn open_repository(repository: &str) -> Result<Repository> {
+    Repository::open(objects(repository)?).await
+}
+
+fn objects(repository: &str) -> Result<Arc<FileObjects>> {
+    let path = repository.strip_prefix("file://").unwrap_or(repository);
+    if path.contains("://") {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("a repository is a directory; object stores come later given={repository}"),
+        ));
+    }
+    Ok(Arc::new(FileObjects::new(path)))
+}
+
+/// An id that no other repository has.
+fn random_id(clock: &dyn Clock) -> Uuid {
+    use std::hash::{BuildHasher, RandomState};
+    let half = |salt: u64| u128::from(RandomState::new().hash_one((clock.now(), std::process::id(), salt)));
+    uuid::Builder::from_random_bytes(((half(1) << 64) | half(2)).to_be_bytes()).into_uuid()
+}

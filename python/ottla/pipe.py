@@ -1,0 +1,503 @@
+"""Local replicas and backups: record batches, copied byte for byte from where they are to where they should be.
+
+    ottla.replicate("localhost:9092", "replica")  # a local log of the topics, which any Kafka client can read
+    ottla.backup("localhost:9092", "backup")  # a snapshot in a repository
+    ottla.restore("backup", "restored")  # the same offsets, timestamps, keys, headers, groups
+
+Each is *full* where the target has nothing and *incremental* where it has: run again, it brings what is new, or goes on
+where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeAlias
+
+from ottla import _ottla
+from ottla.structs import TopicPartition
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ottla.broker import Broker
+
+    Path: TypeAlias = str | os.PathLike[str]
+    Source: TypeAlias = str | os.PathLike[str] | Broker
+    Report: TypeAlias = Callable[["Progress"], object]
+
+__all__ = [
+    "CheckReport",
+    "Copied",
+    "PartitionCopied",
+    "Problem",
+    "Progress",
+    "Restored",
+    "Snapshot",
+    "Snapshots",
+    "backup",
+    "check",
+    "replicate",
+    "restore",
+    "snapshots",
+]
+
+
+def replicate(
+    source: Source,
+    directory: Path,
+    topics: str | Sequence[str] | None = None,
+    full: bool = False,
+    *,
+    progress: Report | None = None,
+) -> Copied:
+    """Bring the log in a directory to where the source is, up to its high watermark.
+
+    Topics keep their ids and configurations, records their offsets, timestamps and bytes. Records that the source never
+    had are cut off. The directory is a log like any other: give it to a client as its `bootstrap_servers`, to
+    `ottla serve`, or to Kafka.
+
+    Args:
+        source: `HOST:PORT[,...]`, `kafka://HOST:PORT[,...]`, `memory:NAME`, the directory of a log, or a `Broker`.
+        directory: Where the log is; made when missing.
+        topics: Names and patterns, as a list or separated by commas (`"orders,pay.*"`); None for all but Kafka's own.
+        full: Drop what the directory has of these topics and copy them anew.
+        progress: Called with a `Progress` while records flow, up to ten times a second, on the calling thread. What it
+            raises ends the copy, and the next one goes on from there.
+
+    Raises:
+        NotFoundError: A topic, or the source, is not there.
+        FencedError: Another process owns the directory, or the source's.
+        AlreadyExistsError: The directory has another topic of that name.
+        KafkaTimeoutError: No broker of the source answers.
+    """
+    rows = _ottla.replicate(source, directory, _topics(topics), full, _reporter(progress))
+    return Copied(tuple(_partition(row) for row in rows))
+
+
+def backup(
+    source: Source,
+    repository: Path,
+    topics: str | Sequence[str] | None = None,
+    full: bool = False,
+    *,
+    progress: Report | None = None,
+) -> Snapshot:
+    """Back up topics, their configurations, and what groups have committed, as a snapshot in a repository.
+
+    What an older snapshot has is shared with it, so that only what is new is read and stored. The snapshot is there
+    whole or not at all.
+
+    Args:
+        source: As for `replicate`.
+        repository: The directory of the repository; made when missing.
+        topics: As for `replicate`.
+        full: Read and store everything, whatever the repository has.
+        progress: As for `replicate`.
+
+    Returns:
+        The snapshot. Its `copied` tells what was read of each partition.
+
+    Raises:
+        NotFoundError: A topic, or the source, is not there.
+        FencedError: Another process owns the source's directory.
+        KafkaTimeoutError: No broker of the source answers.
+    """
+    row, partitions = _ottla.backup(source, repository, _topics(topics), full, _reporter(progress))
+    return _snapshot(row, tuple(_partition(partition) for partition in partitions))
+
+
+def restore(
+    repository: Path,
+    target: Path,
+    snapshot: str = "latest",
+    topics: str | Sequence[str] | None = None,
+    *,
+    progress: Report | None = None,
+) -> Restored:
+    """Restore a snapshot to the directory of a log, offsets and bytes as they were, and what groups had committed.
+
+    A target that has a beginning of it gets the rest. Each hash and checksum is verified on the way.
+
+    Args:
+        repository: The directory of the repository.
+        target: The directory of a log, made when missing, or `memory:NAME`.
+        snapshot: `latest`, or the first digits of a snapshot's id.
+        topics: As for `replicate`; None for all that the snapshot has.
+        progress: As for `replicate`.
+
+    Raises:
+        NotFoundError: Repository, snapshot or topic are not there.
+        InvalidError: The target has records that the snapshot has not, or a broker of this process has it open.
+        FencedError: Another process owns the target.
+        CorruptError: Something in the repository is damaged; it says which offsets, and the rest is restored.
+    """
+    name, rows, groups = _ottla.restore(repository, target, snapshot, _topics(topics), _reporter(progress))
+    return Restored(name, Copied(tuple(_partition(row) for row in rows)), tuple(groups))
+
+
+def snapshots(repository: Path) -> Snapshots:
+    """Return the snapshots of a repository, oldest first.
+
+    Raises:
+        NotFoundError: There is no repository.
+        CorruptError: A snapshot's manifest is damaged.
+    """
+    return Snapshots(_snapshot(row, ()) for row in _ottla.snapshots(repository))
+
+
+def check(repository: Path, read_data: bool = False) -> CheckReport:
+    """Look whether a repository holds what its snapshots say. Changes nothing.
+
+    Args:
+        repository: The directory of the repository.
+        read_data: Read every object and verify each hash and checksum; else only manifests, and that objects are there
+            with their sizes.
+
+    Raises:
+        NotFoundError: There is no repository. What is wrong with one is in the report.
+    """
+    row = _ottla.check(repository, read_data)
+    row["problems"] = tuple(
+        Problem(message, tuple(names), None if at is None else TopicPartition(*at), offsets)
+        for message, names, at, offsets in row["problems"]
+    )
+    return CheckReport(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a copy is."""
+
+    partitions: int
+    """Partitions that are done."""
+    total_partitions: int
+    """Partitions in all."""
+    offsets: int
+    """Offsets that are done."""
+    total_offsets: int
+    """Offsets that were to be copied when it began."""
+    records: int
+    """Records written."""
+    bytes: int
+    """Bytes written."""
+
+    @property
+    def share(self) -> float:
+        """How much is done, from 0 to 1."""
+        return self.offsets / self.total_offsets if self.total_offsets else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCopied:
+    """What was copied of a partition."""
+
+    topic: str
+    """The topic."""
+    partition: int
+    """The partition's number."""
+    extent: str
+    """`full` if it was copied from the source's beginning, `incremental` if from where the target ended."""
+    start: int
+    """The first offset."""
+    end: int
+    """The offset after the last; equal to `start` where nothing was new."""
+    batches: int
+    """Record batches."""
+    records: int
+    """Records, by the batches' own count; transaction markers are among them."""
+    bytes: int
+    """Bytes of record batches."""
+    hole: tuple[int, int] | None = None
+    """The offsets, from and up to, that the source no longer had."""
+    parted_at: int | None = None
+    """The offset from which on the target held another history, which it has given up."""
+
+    def _cells(self) -> tuple[str, ...]:
+        return (
+            self.topic,
+            str(self.partition),
+            self.extent,
+            f"{self.start:,} → {self.end:,}",
+            f"{self.records:,}",
+            _size(self.bytes),
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Copied:
+    """What a copy did, partition by partition. Printed, it is a table."""
+
+    partitions: tuple[PartitionCopied, ...]
+    """Every partition, also those of which nothing was new."""
+
+    @property
+    def records(self) -> int:
+        """Records copied."""
+        return sum(partition.records for partition in self.partitions)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes copied."""
+        return sum(partition.bytes for partition in self.partitions)
+
+    @property
+    def extent(self) -> str:
+        """`incremental` if any partition was copied from where the target ended, else `full`."""
+        return "incremental" if any(partition.extent == "incremental" for partition in self.partitions) else "full"
+
+    def __repr__(self) -> str:
+        return f"<Copied {self._summary()}>"
+
+    def __str__(self) -> str:
+        return f"{_COPIED.text(self._rows())}\n{self._summary()}"
+
+    def _repr_html_(self) -> str:
+        return _COPIED.html(self._rows(), self._summary())
+
+    def _summary(self) -> str:
+        count = len(self.partitions)
+        where = f"{count:,} partition{'' if count == 1 else 's'}"
+        return f"{self.extent}: {self.records:,} records, {_size(self.bytes)} in {where}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [partition._cells() for partition in self.partitions]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Restored:
+    """What was restored. Printed, it is a table."""
+
+    snapshot: str
+    """The snapshot's id."""
+    copied: Copied
+    """What was written of each partition; nothing where the target had it."""
+    groups: tuple[str, ...]
+    """The groups whose committed offsets were written."""
+
+    def __repr__(self) -> str:
+        return f"<Restored {self._summary()}>"
+
+    def __str__(self) -> str:
+        return f"{_COPIED.text(self.copied._rows())}\n{self._summary()}"
+
+    def _repr_html_(self) -> str:
+        return _COPIED.html(self.copied._rows(), self._summary())
+
+    def _summary(self) -> str:
+        groups = f"group{'' if len(self.groups) == 1 else 's'}"
+        return f"snapshot {self.snapshot[:12]}, {self.copied._summary()}, {len(self.groups):,} {groups}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Snapshot:
+    """A snapshot of a repository. Printed, it is what `backup` read, or a line where it was listed."""
+
+    id: str
+    """Its name: the hash of its manifest, in hexadecimal digits. The first few are enough to name it."""
+    time_ms: int
+    """When the ends of the source's partitions were noted, in milliseconds since 1970."""
+    extent: str
+    """`full` if everything was read for it, `incremental` if only what was new."""
+    parent: str | None
+    """The id of the snapshot that it shares most with."""
+    source: str
+    """How the source was reached."""
+    topics: int
+    """Topics in it."""
+    partitions: int
+    """Partitions in it."""
+    records: int
+    """Records in it, by the batches' own count."""
+    bytes: int
+    """Bytes of record batches in it."""
+    stored_bytes: int
+    """Bytes of the objects it is made of."""
+    new_records: int
+    """Records that it does not share with an older snapshot."""
+    new_bytes: int
+    """Bytes of record batches that it does not share."""
+    new_stored_bytes: int
+    """Bytes of objects that it does not share: what it cost to store."""
+    shared_bytes: int
+    """Bytes of record batches that it shares with older snapshots."""
+    duration_ms: int
+    """How long it took to make."""
+    notes: Sequence[str] = ()
+    """What a person should know: a topic that was recreated, offsets the source no longer had."""
+    copied: Copied | None = None
+    """What `backup` read of each partition; None for a snapshot that was listed."""
+
+    @property
+    def time(self) -> datetime:
+        """When the ends of the source's partitions were noted, in UTC."""
+        return datetime.fromtimestamp(self.time_ms / 1000, UTC)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self._summary()}>"
+
+    def __str__(self) -> str:
+        lines = [f"snapshot {self._summary()}", *self.notes]
+        return "\n".join(lines if self.copied is None else [_COPIED.text(self.copied._rows()), *lines])
+
+    def _repr_html_(self) -> str:
+        if self.copied is None:
+            return Snapshots((self,))._repr_html_()
+        return _COPIED.html(self.copied._rows(), f"snapshot {self._summary()}", self.notes)
+
+    def _summary(self) -> str:
+        new, shared = _size(self.new_stored_bytes), _size(self.shared_bytes)
+        return f"{self.id[:12]}, {self.extent}: {self.records:,} records, {new} new, {shared} shared"
+
+    def _cells(self) -> tuple[str, ...]:
+        return (
+            self.id[:12],
+            f"{self.time:%Y-%m-%d %H:%M:%S}",
+            self.extent,
+            f"{self.topics:,}",
+            f"{self.partitions:,}",
+            f"{self.records:,}",
+            f"{self.new_records:,}",
+            _size(self.new_stored_bytes),
+            _size(self.shared_bytes),
+        )
+
+
+class Snapshots(tuple[Snapshot, ...]):
+    """The snapshots of a repository, oldest first. Printed, they are a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return _SNAPSHOTS.text([snapshot._cells() for snapshot in self])
+
+    def _repr_html_(self) -> str:
+        count = len(self)
+        return _SNAPSHOTS.html(
+            [snapshot._cells() for snapshot in self], f"{count:,} snapshot{'' if count == 1 else 's'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong with a repository."""
+
+    message: str
+    """What is wrong, and where."""
+    snapshots: tuple[str, ...]
+    """The ids of the snapshots in which it shows."""
+    partition: TopicPartition | None
+    """The partition, if it is about one."""
+    offsets: tuple[int, int] | None
+    """The offsets, from and up to, that cannot be restored, if it is about some."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` has found."""
+
+    snapshots: int
+    """Snapshots that were looked at."""
+    manifests: int
+    """Manifests that were read and verified."""
+    objects: int
+    """Objects that snapshots name."""
+    stored_bytes: int
+    """Their bytes as stored."""
+    read_bytes: int
+    """Of those, the bytes that were read and verified."""
+    unreferenced: int
+    """Objects and manifests that no snapshot names: left by backups that were interrupted."""
+    unreferenced_bytes: int
+    """Their bytes as stored."""
+    problems: tuple[Problem, ...]
+    """What is wrong."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def _topics(topics: str | Sequence[str] | None) -> str | list[str] | None:
+    """Return a choice of topics as the extension takes it."""
+    return topics if topics is None or isinstance(topics, str) else list(topics)
+
+
+def _reporter(progress: Report | None) -> Callable[..., object] | None:
+    """Return what the extension calls with the fields of a `Progress`."""
+    return None if progress is None else lambda *fields: progress(Progress(*fields))
+
+
+def _partition(
+    row: tuple[str, int, str, int, int, int, int, int, tuple[int, int] | None, int | None],
+) -> PartitionCopied:
+    return PartitionCopied(*row)
+
+
+def _snapshot(row: dict[str, object], copied: tuple[PartitionCopied, ...]) -> Snapshot:
+    return Snapshot(**row, copied=Copied(copied) if copied else None)  # type: ignore[arg-type]
+
+
+def _size(size: int) -> str:
+    """Return a number of bytes as people write it."""
+    thousand = 1000
+    if size < thousand:
+        return f"{size:,} B"
+    amount = size / thousand
+    for unit in ("kB", "MB", "GB"):
+        if round(amount, 1) < thousand:
+            return f"{amount:.1f} {unit}"
+        amount /= thousand
+    return f"{amount:,.1f} TB"
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Columns by name; those that end with `>` hold numbers."""
+
+    columns: tuple[str, ...]
+
+    MOST = 40
+    """How many rows are shown."""
+
+    def text(self, rows: Sequence[Sequence[str]]) -> str:
+        """Return rows for a terminal."""
+        names = [column.rstrip(">") for column in self.columns]
+        shown = [names, *rows[: self.MOST]]
+        widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
+        lines = ["  ".join(self._padded(cells, widths)).rstrip() for cells in shown]
+        return "\n".join([*lines, *self._more(rows)])
+
+    def html(self, rows: Sequence[Sequence[str]], summary: str, notes: Iterable[str] = ()) -> str:
+        """Return rows for a notebook."""
+
+        def line(kind: str, cells: Sequence[str]) -> str:
+            aligned = ("right" if column.endswith(">") else "left" for column in self.columns)
+            return "".join(
+                f'<{kind} style="text-align:{side};font-variant-numeric:tabular-nums">{html.escape(cell)}</{kind}>'
+                for side, cell in zip(aligned, cells, strict=True)
+            )
+
+        head = line("th", [column.rstrip(">") for column in self.columns])
+        body = "".join(f"<tr>{line('td', cells)}</tr>" for cells in rows[: self.MOST])
+        below = "".join(f"<div>{html.escape(note)}</div>" for note in (*self._more(rows), *notes))
+        return (
+            f"<div><div><b>{html.escape(summary)}</b></div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
+        )
+
+    def _padded(self, cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
+        for column, cell, width in zip(self.columns, cells, widths, strict=True):
+            yield cell.rjust(width) if column.endswith(">") else cell.ljust(width)
+
+    def _more(self, rows: Sequence[Sequence[str]]) -> list[str]:
+        return [f"and {len(rows) - self.MOST:,} more"] if len(rows) > self.MOST else []
+
+
+_COPIED = _Table(("topic", "partition>", "kind", "offsets>", "records>", "bytes>"))
+_SNAPSHOTS = _Table(
+    ("snapshot", "time (UTC)", "kind", "topics>", "partitions>", "records>", "new records>", "stored>", "shared>")
+)

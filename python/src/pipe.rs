@@ -1,0 +1,305 @@
+//! Replicate, back up, restore and check, as functions.
+//!
+//! Each converts its arguments, has one function of the core run on the runtime's threads, and converts what comes back into
+//! plain rows, of which `ottla/pipe.py` makes its values.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ottla::backup::{BackupOptions, CheckOptions, Snapshot};
+use ottla::client::Options;
+use ottla::native::pipe::{self, OpenSource, Place};
+use ottla::native::{LocalBroker, Location, Runtime};
+use ottla::replication::{PartitionCopied, Progress, Selection};
+use ottla::{Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::blocking::{self, Deadline};
+use crate::broker::Broker;
+use crate::errors;
+use crate::runtime::{Shared, check_embedded_life};
+
+/// How often a progress callback may be called.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a call that is interrupted waits for its work to let go of files and locks.
+const LETTING_GO: Duration = Duration::from_millis(100);
+
+/// Topic, number, extent, start, end, batches, records, bytes, what the source no longer had, where histories parted.
+type PartitionRow = (String, i32, String, i64, i64, u64, u64, u64, Option<(i64, i64)>, Option<i64>);
+
+fn partition_rows<'a>(copied: impl IntoIterator<Item = &'a PartitionCopied>) -> Vec<PartitionRow> {
+    copied
+        .into_iter()
+        .map(|copied| {
+            (
+                copied.partition.topic.to_string(),
+                copied.partition.partition,
+                copied.extent.to_string(),
+                copied.start,
+                copied.end,
+                copied.batches,
+                copied.records,
+                copied.bytes,
+                copied.hole.map(|hole| (hole.start, hole.end)),
+                copied.parted_at,
+            )
+        })
+        .collect()
+}
+
+/// A snapshot under the names that it has in Python.
+fn snapshot_row<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
+    let manifest = &snapshot.manifest;
+    let notes = manifest.notes.iter().map(|note| match note.partition {
+        Some(partition) => format!("{}-{partition} {}", note.topic, note.text),
+        None => format!("{} {}", note.topic, note.text),
+    });
+    let row = PyDict::new(py);
+    row.set_item("id", snapshot.id.to_string())?;
+    row.set_item("time_ms", manifest.time)?;
+    row.set_item("extent", manifest.extent.to_string())?;
+    row.set_item("parent", manifest.parent.map(|parent| parent.to_string()))?;
+    row.set_item("source", &manifest.source.address)?;
+    row.set_item("topics", manifest.totals.topics)?;
+    row.set_item("partitions", manifest.totals.partitions)?;
+    row.set_item("records", manifest.totals.records)?;
+    row.set_item("bytes", manifest.totals.bytes)?;
+    row.set_item("stored_bytes", manifest.totals.stored_bytes)?;
+    row.set_item("new_records", manifest.costs.new_records)?;
+    row.set_item("new_bytes", manifest.costs.new_bytes)?;
+    row.set_item("new_stored_bytes", manifest.costs.new_stored_bytes)?;
+    row.set_item("shared_bytes", manifest.costs.shared_bytes)?;
+    row.set_item("duration_ms", manifest.costs.milliseconds)?;
+    row.set_item("notes", notes.collect::<Vec<_>>())?;
+    Ok(row)
+}
+
+/// A choice of topics: a text as on the command line, or a list of names and patterns.
+#[derive(FromPyObject)]
+pub(crate) enum Topics {
+    Text(String),
+    Choices(Vec<String>),
+}
+
+fn selection(py: Python<'_>, topics: Option<Topics>) -> PyResult<Selection> {
+    match topics {
+        None => Ok(Selection::all()),
+        Some(Topics::Text(text)) => text.parse(),
+        Some(Topics::Choices(choices)) => Selection::new(choices),
+    }
+    .map_err(|error: Error| errors::raise(py, &error))
+}
+
+/// What `parse` makes of a text; a path object names a directory.
+fn place(place: &Bound<'_, PyAny>, parse: impl FnOnce(&str) -> Result<Place>) -> PyResult<Place> {
+    match place.extract::<String>() {
+        Ok(text) => parse(&text).map_err(|error| errors::raise(place.py(), &error)),
+        Err(_) => Ok(Place::Log(Location::Directory(place.extract::<PathBuf>()?))),
+    }
+}
+
+/// What to copy from: a broker of this process, or a place to open.
+enum From {
+    Broker(Arc<LocalBroker>),
+    Place(Place),
+}
+
+impl From {
+    fn take(source: &Bound<'_, PyAny>) -> PyResult<Self> {
+        match source.cast::<Broker>() {
+            Ok(broker) => Ok(Self::Broker(broker.get().local(source.py())?)),
+            Err(_) => {
+                let place = place(source, Place::parse)?;
+                if matches!(place, Place::Log(_)) {
+                    check_embedded_life(source.py())?;
+                }
+                Ok(Self::Place(place))
+            }
+        }
+    }
+
+    async fn open(self, runtime: &Runtime) -> Result<OpenSource> {
+        match self {
+            Self::Broker(local) => OpenSource::of_local(local, &Options::new()),
+            Self::Place(place) => OpenSource::open(runtime, &place, &Options::new()).await,
+        }
+    }
+}
+
+/// How far the work is, where it has not been told yet.
+#[derive(Clone, Default)]
+struct Reported(Arc<Mutex<Option<Progress>>>);
+
+impl Reported {
+    fn note(&self, progress: &Progress) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*progress);
+    }
+
+    /// Calls `callback` if there is something new.
+    fn tell(&self, callback: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let Some(callback) = callback else { return Ok(()) };
+        let news = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Progress { partitions, total_partitions, offsets, total_offsets, records, bytes }) = news else {
+            return Ok(());
+        };
+        callback.call1((partitions, total_partitions, offsets, total_offsets, records, bytes)).map(drop)
+    }
+}
+
+/// Runs `work` on the runtime's threads and waits for it, calling `progress` on this thread meanwhile. Ends the work when
+/// Ctrl-C, or the callback, raises.
+fn run<T, F>(
+    py: Python<'_>,
+    progress: Option<&Bound<'_, PyAny>>,
+    work: impl FnOnce(Runtime, Reported) -> F,
+) -> PyResult<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    crate::logging::start(py)?;
+    let shared = Shared::open()?;
+    let reported = Reported::default();
+    let mut task = shared.runtime().spawn(work(shared.runtime().clone(), reported.clone()));
+    let done = loop {
+        let deadline = if progress.is_some() { Deadline::after(TICK) } else { Deadline::NEVER };
+        let waited = blocking::wait(py, deadline, &mut task).and_then(|done| {
+            reported.tell(progress)?;
+            Ok(done)
+        });
+        match waited {
+            Ok(None) => {}
+            Ok(Some(done)) => break done,
+            Err(raised) => {
+                task.abort();
+                let until = Instant::now() + LETTING_GO;
+                py.detach(|| {
+                    while !task.is_finished() && Instant::now() < until {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                return Err(raised);
+            }
+        }
+    };
+    match done {
+        Ok(done) => done.map_err(|error| errors::raise(py, &error)),
+        Err(failed) if failed.is_panic() => Err(errors::panicked(py, &*failed.into_panic())),
+        Err(_) => Err(errors::closed(py, "the runtime")),
+    }
+}
+
+/// Returns a row for each partition.
+#[pyfunction]
+pub(crate) fn replicate(
+    source: &Bound<'_, PyAny>,
+    directory: PathBuf,
+    topics: Option<Topics>,
+    full: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<PartitionRow>> {
+    let py = source.py();
+    check_embedded_life(py)?;
+    let (from, topics) = (From::take(source)?, selection(py, topics)?);
+    let copied = run(py, progress, |runtime, reported| async move {
+        let source = from.open(&runtime).await?;
+        let copied =
+            pipe::replicate(&runtime, &source, &directory, &topics, full, &|progress| reported.note(progress)).await?;
+        source.close()?;
+        Ok(copied)
+    })?;
+    Ok(partition_rows(copied.done()))
+}
+
+/// Returns the snapshot and a row for each partition.
+#[pyfunction]
+pub(crate) fn backup<'py>(
+    source: &Bound<'py, PyAny>,
+    repository: PathBuf,
+    topics: Option<Topics>,
+    full: bool,
+    progress: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(Bound<'py, PyDict>, Vec<PartitionRow>)> {
+    let py = source.py();
+    let from = From::take(source)?;
+    let mut options = BackupOptions::default();
+    options.topics = selection(py, topics)?;
+    options.full = full;
+    let repository = text(py, repository)?;
+    let made = run(py, progress, |runtime, reported| async move {
+        let source = from.open(&runtime).await?;
+        let made = pipe::backup(&runtime, &source, &repository, &options, &|progress| reported.note(progress)).await?;
+        source.close()?;
+        Ok(made)
+    })?;
+    Ok((snapshot_row(py, &made.snapshot)?, partition_rows(&made.partitions)))
+}
+
+/// Returns the snapshot's id, a row for each partition, and the groups' names.
+#[pyfunction]
+pub(crate) fn restore(
+    py: Python<'_>,
+    repository: PathBuf,
+    target: &Bound<'_, PyAny>,
+    snapshot: String,
+    topics: Option<Topics>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(String, Vec<PartitionRow>, Vec<String>)> {
+    check_embedded_life(py)?;
+    let topics = selection(py, topics)?;
+    let target = place(target, |text| Ok(Place::parse_target(text)))?;
+    let repository = text(py, repository)?;
+    let restored = run(py, progress, |runtime, reported| async move {
+        let progress = |progress: &Progress| reported.note(progress);
+        pipe::restore(&runtime, &repository, &snapshot, &target, &topics, &progress).await
+    })?;
+    let groups = restored.groups.into_iter().map(|group| group.group).collect();
+    Ok((restored.snapshot.to_string(), partition_rows(restored.copied.done()), groups))
+}
+
+/// Returns the snapshots, oldest first.
+#[pyfunction]
+pub(crate) fn snapshots(py: Python<'_>, repository: PathBuf) -> PyResult<Bound<'_, PyList>> {
+    let repository = text(py, repository)?;
+    let found = run(py, None, |_, _| async move { pipe::open_repository(&repository).await?.snapshots().await })?;
+    let rows = found.iter().map(|snapshot| snapshot_row(py, snapshot)).collect::<PyResult<Vec<_>>>()?;
+    PyList::new(py, rows)
+}
+
+/// Returns what was found: counts, and a row for each problem.
+#[pyfunction]
+pub(crate) fn check(py: Python<'_>, repository: PathBuf, read_data: bool) -> PyResult<Bound<'_, PyDict>> {
+    let repository = text(py, repository)?;
+    let mut options = CheckOptions::default();
+    options.read_data = read_data;
+    let report = run(py, None, |_, _| async move { pipe::check(&repository, options).await })?;
+    let row = PyDict::new(py);
+    row.set_item("snapshots", report.snapshots)?;
+    row.set_item("manifests", report.manifests)?;
+    row.set_item("objects", report.objects)?;
+    row.set_item("stored_bytes", report.stored_bytes)?;
+    row.set_item("read_bytes", report.read_bytes)?;
+    row.set_item("unreferenced", report.unreferenced)?;
+    row.set_item("unreferenced_bytes", report.unreferenced_bytes)?;
+    let problems: Vec<_> = report
+        .problems
+        .into_iter()
+        .map(|problem| {
+            let partition = problem.partition.map(|at| (at.topic.to_string(), at.partition));
+            (problem.message, problem.snapshots, partition, problem.offsets.map(|offsets| (offsets.start, offsets.end)))
+        })
+        .collect();
+    row.set_item("problems", problems)?;
+    Ok(row)
+}
+
+/// A repository's place as text: it may be a URL some day.
+fn text(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    path.into_os_string().into_string().map_err(|path| {
+        errors::named(py, "InvalidError", &format!("a repository's name is UTF-8 given={}", path.display()))
+    })
+}
