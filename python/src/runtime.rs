@@ -71,9 +71,7 @@ impl Shared {
         let timeout = Duration::from_millis(config.bootstrap_timeout_ms);
         let client = match address {
             Address::Network => self.runtime().client(config),
-            Address::Embedded(broker) => {
-                Client::new(Arc::new(broker.embedded().clone()), self.runtime().clock(), config)
-            }
+            Address::Embedded(broker) => broker.client(config),
         };
         if connect {
             let connected = blocking::wait(py, Deadline::NEVER, client.connect(timeout))?;

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Runtime;
 use super::files::FileDevice;
 use crate::broker::BrokerConfig;
+use crate::client::{Client, ClientConfig};
 use crate::storage::Device;
 use crate::storage::memory::MemoryDevice;
 use crate::transport::{Embedded, Runner};
@@ -128,6 +129,11 @@ impl LocalBroker {
     /// The broker.
     pub fn embedded(&self) -> &Embedded {
         &self.embedded
+    }
+
+    /// A client in this process, without any port.
+    pub fn client(&self, config: ClientConfig) -> Client {
+        Client::new(Arc::new(self.embedded.clone()), self.runtime.clock(), config)
     }
 
     /// Where it keeps its logs.

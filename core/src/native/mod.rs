@@ -15,4 +15,4 @@ mod objects_tests;
 pub use self::embedded::{LocalBroker, Location};
 pub use self::network::{TcpConnector, TcpOptions};
 pub use self::runtime::{Runtime, SystemClock};
-pub use self::server::{Server, ServerOptions};
+pub use self::server::{Server, ServerOptions, serve};

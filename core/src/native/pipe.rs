@@ -15,7 +15,7 @@ use crate::backup::{
     self, Backup, BackupOptions, CheckOptions, CheckReport, Repository, RestoreOptions, Restored, SnapshotSource,
 };
 use crate::broker::BrokerConfig;
-use crate::client::{Client, ClientConfig, Options};
+use crate::client::{ClientConfig, Options};
 use crate::clock::Clock;
 use crate::replication::{
     self, ClusterSource, Copied, CopyOptions, LocalLogs, Parting, Progress, Selection, Source as _,
@@ -103,8 +103,7 @@ impl OpenSource {
     /// `Invalid` if `options` are.
     pub fn of_local(local: Arc<LocalBroker>, options: &Options) -> Result<Self> {
         let config = ClientConfig::from_options(options)?;
-        let client = Client::new(Arc::new(local.embedded().clone()), local.runtime().clock(), config);
-        Ok(Self { cluster: ClusterSource::new(client), local: Some(local) })
+        Ok(Self { cluster: ClusterSource::new(local.client(config)), local: Some(local) })
     }
 
     /// As the core's functions take it.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
@@ -128,7 +128,14 @@ async fn accept(listener: TcpListener, broker: Embedded, options: ServerOptions)
                 let (broker, buffered) = (broker.clone(), Buffered { budget: Arc::clone(&budget), held: None });
                 connections.spawn(async move {
                     let _permit = permit;
-                    if let Err(error) = serve(stream, peer, broker, buffered, options).await {
+                    let served = match stream.set_nodelay(true) {
+                        Ok(()) => {
+                            let (reader, writer) = stream.into_split();
+                            serve_within(reader, writer, &peer.ip().to_string(), broker, buffered, options).await
+                        }
+                        Err(error) => Err(error.into()),
+                    };
+                    if let Err(error) = served {
                         log::info!("a connection is closed peer={peer} reason={error}");
                     }
                 });
@@ -174,19 +181,34 @@ impl Buffered {
     }
 }
 
-/// One connection, until the client closes it or says something that is not Kafka's protocol.
-async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// Serves one connection to `broker`, until the client at `host` closes it or says something that is not Kafka's protocol.
+/// [`Server`] does this for what it accepts; links of other kinds, as a Unix socket's, are served the same way.
+///
+/// # Errors
+/// Why the connection was given up.
+pub async fn serve(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    host: &str,
+    broker: Embedded,
+    options: ServerOptions,
+) -> Result<()> {
+    let budget = Arc::new(Semaphore::new(options.max_buffered_bytes));
+    serve_within(reader, writer, host, broker, Buffered { budget, held: None }, options).await
+}
+
+/// As [`serve`], within what all connections may hold.
+async fn serve_within(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    host: &str,
     broker: Embedded,
     mut buffered: Buffered,
     options: ServerOptions,
 ) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let (mut reader, mut writer) = stream.into_split();
     let mut connection = ServerConnection::new(Arc::from(SERVED), options.max_request_bytes);
     let mut waiting = FuturesUnordered::new();
-    let host: Arc<str> = format!("/{}", peer.ip()).into();
+    let host: Arc<str> = format!("/{host}").into();
     let mut client_id: Arc<str> = Arc::from("");
     loop {
         loop {
@@ -225,7 +247,7 @@ async fn serve(
 }
 
 async fn read_some(
-    reader: &mut tokio::net::tcp::OwnedReadHalf,
+    reader: &mut (impl AsyncRead + Unpin),
     connection: &mut ServerConnection,
     buffered: &mut Buffered,
     busy: bool,
@@ -266,7 +288,7 @@ fn check_unacknowledged(response: &crate::protocol::Response) -> Result<()> {
     Ok(())
 }
 
-async fn write_all(writer: &mut tokio::net::tcp::OwnedWriteHalf, chunks: Vec<Bytes>) -> io::Result<()> {
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), chunks: Vec<Bytes>) -> io::Result<()> {
     let mut chunks = std::collections::VecDeque::from(chunks);
     while !chunks.is_empty() {
         let slices: Vec<io::IoSlice<'_>> = chunks.iter().take(64).map(|chunk| io::IoSlice::new(chunk)).collect();

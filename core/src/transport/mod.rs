@@ -1,8 +1,9 @@
 //! Reaching a broker: a typed call, whatever carries it.
 //!
 //! [`Transport`] is what the client runs on. [`Wire`] is a transport over byte streams, which a [`Connector`] opens; the
-//! embedded broker is one without any stream.
+//! embedded broker is one without any stream. Who writes another connector or transport runs [`conformance`] on it.
 
+mod conformance;
 mod in_process;
 mod wire;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 
+pub use self::conformance::conformance;
 pub use self::in_process::{Call, Embedded, RunInline, Runner};
 pub use self::wire::{Wire, WireConfig};
 use crate::protocol::{Request, Response, Versions};
@@ -88,7 +90,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Calls brokers.
+/// Calls brokers. [`conformance`] checks that a transport does what this says.
 ///
 /// A broker answers the requests of one connection in their order, so a request that waits there (a long poll, a member's join)
 /// holds up those behind it: who waits uses a [`separate`](Transport::separate) transport.

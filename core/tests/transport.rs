@@ -1,0 +1,30 @@
+//! The suite that every transport passes, on the system's clock and threads: in process, and over TCP.
+
+use std::net::TcpListener;
+
+use ottla::broker::BrokerConfig;
+use ottla::client::ClientConfig;
+use ottla::native::{LocalBroker, Runtime, Server, ServerOptions};
+use ottla::transport::{Endpoint, conformance};
+
+#[test]
+fn the_embedded_broker_passes_the_suite_on_threads() {
+    let runtime = Runtime::new().unwrap();
+    let broker = LocalBroker::in_memory(&runtime, BrokerConfig::default()).unwrap();
+    let endpoint = Endpoint::new("in-process", 9092);
+    runtime.block_on(conformance(broker.embedded(), &*runtime.clock(), &endpoint, None));
+}
+
+#[test]
+fn tcp_passes_the_suite() {
+    let runtime = Runtime::new().unwrap();
+    let broker = LocalBroker::in_memory(&runtime, BrokerConfig::default()).unwrap();
+    let listening =
+        Server::start(&runtime, broker.embedded().clone(), "127.0.0.1:0", ServerOptions::default()).unwrap();
+    // A port that was free a moment ago, and which nobody listens on.
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let transport = runtime.tcp(&ClientConfig::default());
+    let endpoint = |address: std::net::SocketAddr| Endpoint::new(address.ip().to_string(), address.port());
+    let (server, unused) = (endpoint(listening.address()), endpoint(unused));
+    runtime.block_on(conformance(&*transport, &*runtime.clock(), &server, Some(&unused)));
+}
