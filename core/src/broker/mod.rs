@@ -713,7 +713,7 @@ impl Broker {
     fn complete(&mut self, then: Then) {
         match then {
             Then::Respond(id, response) => self.respond(id, response),
-            Then::Produce(pending) => self.respond(pending.id, Response::Produce(pending.response)),
+            Then::Produce(pending) => self.complete_produce(pending),
             Then::ListOffsets(id, request, version) => self.list_offsets(id, request, version),
             Then::Persisted(id) => self.persisted.push((id, Ok(()))),
             Then::TopicDeleted { topic_id, dirs } => {

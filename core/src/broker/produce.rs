@@ -67,29 +67,66 @@ fn check(data: &mut PartitionProduceData, limits: &Limits) -> std::result::Resul
 pub(super) struct Pending {
     pub(super) id: RequestId,
     pub(super) response: ProduceResponse,
-    /// Which answer belongs to which wait: partition, offset, topic and partition in the response.
-    places: Vec<(PartitionId, i64, usize, usize)>,
+    /// Which answer belongs to which wait.
+    places: Vec<Place>,
+}
+
+/// A wait, and its answer.
+#[derive(Debug)]
+struct Place {
+    partition: PartitionId,
+    /// What the high watermark has to reach.
+    end: i64,
+    /// How many replicas have to be in sync then, too: one that has left since is not waited for, and does not count.
+    min_insync: usize,
+    /// The topic's index in the response, and the partition's in it.
+    answer: (usize, usize),
 }
 
 impl Pending {
     /// Marks what still waits as timed out.
     pub(super) fn expire(&mut self, waits: &BTreeSet<(PartitionId, i64)>) {
-        for (id, offset, topic, partition) in &self.places {
-            if waits.contains(&(*id, *offset)) {
-                let answer = &mut self.response.responses[*topic].partition_responses[*partition];
-                *answer = PartitionProduceResponse {
-                    index: answer.index,
-                    error_code: ErrorCode::REQUEST_TIMED_OUT,
-                    base_offset: -1,
-                    error_message: Some("written here, but not on all in-sync replicas in time".to_owned()),
-                    ..PartitionProduceResponse::default()
-                };
+        for place in &self.places {
+            if waits.contains(&(place.partition, place.end)) {
+                let message = "written here, but not on all in-sync replicas in time".to_owned();
+                place.refuse(&mut self.response, ErrorCode::REQUEST_TIMED_OUT, message);
             }
         }
     }
 }
 
+impl Place {
+    fn refuse(&self, response: &mut ProduceResponse, error_code: ErrorCode, message: String) {
+        let answer = &mut response.responses[self.answer.0].partition_responses[self.answer.1];
+        *answer = PartitionProduceResponse {
+            index: answer.index,
+            error_code,
+            base_offset: -1,
+            error_message: Some(message),
+            ..PartitionProduceResponse::default()
+        };
+    }
+}
+
 impl Broker {
+    /// Everything that a Produce answer waited for has come, perhaps because a replica left that it waited for.
+    pub(super) fn complete_produce(&mut self, pending: Pending) {
+        let Pending { id, mut response, places } = pending;
+        for place in &places {
+            let Some(partition) = self.partitions[place.partition.0].as_ref() else { continue };
+            let in_sync = 1 + partition.in_sync_followers().len();
+            if in_sync < place.min_insync {
+                let message = format!(
+                    "written here, but too few replicas have stayed in sync partition={}-{} in_sync={in_sync} \
+                     min.insync.replicas={}",
+                    partition.topic, partition.index, place.min_insync
+                );
+                place.refuse(&mut response, ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, message);
+            }
+        }
+        self.respond(id, Response::Produce(response));
+    }
+
     pub(super) fn produce(&mut self, id: RequestId, produce: Produce, now: Timestamp) {
         let Produce { request, checked } = produce;
         let all = request.acks == -1;
@@ -116,7 +153,12 @@ impl Broker {
                     Ok(written) => {
                         if all {
                             waits.push((written.partition, written.end));
-                            places.push((written.partition, written.end, response.responses.len(), answers.len()));
+                            places.push(Place {
+                                partition: written.partition,
+                                end: written.end,
+                                min_insync: written.min_insync,
+                                answer: (response.responses.len(), answers.len()),
+                            });
                         }
                         PartitionProduceResponse {
                             index: data.index,
@@ -214,6 +256,7 @@ impl Broker {
                     end: last_offset.saturating_add(1),
                     log_append_time: stamps.then_some(timestamp),
                     log_start_offset: partition.log.start(),
+                    min_insync,
                 });
             }
             Err(error) => return Err((ErrorCode(error.kafka_code()), error.to_string())),
@@ -226,6 +269,7 @@ impl Broker {
                     end: appended.end,
                     log_append_time: appended.log_append_time,
                     log_start_offset: partition.log.start(),
+                    min_insync,
                 };
                 self.moved.insert(id);
                 Ok(written)
@@ -294,4 +338,5 @@ struct Written {
     end: i64,
     log_append_time: Option<Timestamp>,
     log_start_offset: i64,
+    min_insync: usize,
 }

@@ -361,6 +361,22 @@ fn too_few_in_sync_replicas_refuse_acks_all() {
 }
 
 #[test]
+fn acks_all_is_not_acknowledged_when_the_replica_it_waited_for_leaves() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[("min.insync.replicas", "2")]);
+    shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
+    // In sync and at the end: a follower may be silent there for as long as nothing comes.
+    let mut produce = produce("t", 0, batch(&["a"]), -1);
+    produce.timeout_ms = 120_000;
+    let waiting = shell.send(produce, 9);
+    shell.wait(30_000);
+    assert!(shell.answer(waiting).is_none(), "the follower is still in sync");
+    shell.wait(1_000);
+    let answer = produced(shell.answer(waiting).unwrap());
+    assert_eq!(answer.error_code, ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, "{answer:?}");
+}
+
+#[test]
 fn produce_that_times_out_says_so() {
     let mut shell = Shell::open(&MemoryDevice::new());
     shell.create("t", 1, &[]);
