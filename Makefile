@@ -43,7 +43,9 @@ test-wasm: ## the wasm package, in Node.js and in Chromium
 	@if [ -x scripts/wasm ]; then $(phase) "wasm package, for tests" scripts/wasm && $(phase) "wasm tests" node --test tests/wasm/*.test.mjs; else echo "test-wasm: there is no scripts/wasm yet"; fi
 
 test-examples: ## each example, as a user runs it
-	@if [ -x examples/run ]; then $(PYTHON) scripts/venv examples && $(phase) "examples" examples/run; else echo "test-examples: there is no examples/run yet"; fi
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv examples
+	@scripts/apt chromium || true
+	@$(phase) "examples" examples/run
 
 wasm: ## wasm/pkg, from where `npm install ./wasm` takes the npm package
 	@if [ -x scripts/wasm ]; then $(phase) "wasm package" scripts/wasm --release; else echo "wasm: there is no scripts/wasm yet"; fi
