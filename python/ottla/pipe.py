@@ -258,9 +258,8 @@ class Copied:
         return _COPIED.html(self._rows(), self._summary())
 
     def _summary(self) -> str:
-        count = len(self.partitions)
-        where = f"{count:,} partition{'' if count == 1 else 's'}"
-        return f"{self.extent}: {self.records:,} records, {_size(self.bytes)} in {where}"
+        records, where = _count(self.records, "record"), _count(len(self.partitions), "partition")
+        return f"{self.extent}: {records}, {_size(self.bytes)} in {where}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [partition._cells() for partition in self.partitions]
@@ -287,8 +286,7 @@ class Restored:
         return _COPIED.html(self.copied._rows(), self._summary())
 
     def _summary(self) -> str:
-        groups = f"group{'' if len(self.groups) == 1 else 's'}"
-        return f"snapshot {self.snapshot[:12]}, {self.copied._summary()}, {len(self.groups):,} {groups}"
+        return f"snapshot {self.snapshot[:12]}, {self.copied._summary()}, {_count(len(self.groups), 'group')}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -349,7 +347,7 @@ class Snapshot:
 
     def _summary(self) -> str:
         new, shared = _size(self.new_stored_bytes), _size(self.shared_bytes)
-        return f"{self.id[:12]}, {self.extent}: {self.records:,} records, {new} new, {shared} shared"
+        return f"{self.id[:12]}, {self.extent}: {_count(self.records, 'record')}, {new} new, {shared} shared"
 
     def _cells(self) -> tuple[str, ...]:
         return (
@@ -374,10 +372,7 @@ class Snapshots(tuple[Snapshot, ...]):
         return _SNAPSHOTS.text([snapshot._cells() for snapshot in self])
 
     def _repr_html_(self) -> str:
-        count = len(self)
-        return _SNAPSHOTS.html(
-            [snapshot._cells() for snapshot in self], f"{count:,} snapshot{'' if count == 1 else 's'}"
-        )
+        return _SNAPSHOTS.html([snapshot._cells() for snapshot in self], _count(len(self), "snapshot"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +434,11 @@ def _partition(
 
 def _snapshot(row: dict[str, object], copied: tuple[PartitionCopied, ...]) -> Snapshot:
     return Snapshot(**row, copied=Copied(copied) if copied else None)  # type: ignore[arg-type]
+
+
+def _count(number: int, what: str) -> str:
+    """Return a number of things, one or several."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _size(size: int) -> str:
