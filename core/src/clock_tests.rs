@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
