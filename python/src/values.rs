@@ -1,7 +1,8 @@
 //! Records and their parts, as Python's objects.
 //!
 //! The only unsafe code of this crate: a `ConsumerRecord` is a tuple of a class of its own, and the stable interface has no
-//! function that makes one without making a plain tuple first.
+//! function that makes one without making a plain tuple first. And the garbage collector is told not to look at records that
+//! hold nothing but numbers, text and bytes: going through them again and again costs more than making them.
 
 use std::ffi::c_int;
 
@@ -34,15 +35,22 @@ impl RecordClass {
         Ok(Self { class: class.unbind(), allocate })
     }
 
-    /// A record of these fields.
+    /// A record of these fields. It is `plain` if none of them refers to anything but numbers, text and bytes.
     pub(crate) fn make<'py>(
         &self,
         py: Python<'py>,
         fields: [Bound<'py, PyAny>; FIELDS],
+        plain: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let class = self.class.bind(py);
         match self.allocate {
-            Some(allocate) => fill(py, class, allocate, fields),
+            Some(allocate) => {
+                let record = fill(py, class, allocate, fields)?;
+                if plain {
+                    leave_alone(&record);
+                }
+                Ok(record)
+            }
             // `tuple.__new__(class, fields)`: the named tuple's own `__new__` is a Python function.
             None => {
                 py.get_type::<PyTuple>().call_method1(pyo3::intern!(py, "__new__"), (class, PyTuple::new(py, fields)?))
@@ -80,6 +88,14 @@ fn fill<'py>(
         }
         Ok(record)
     }
+}
+
+/// Takes an object from the garbage collector, as Python itself does with a tuple that cannot be part of a cycle.
+#[allow(unsafe_code)]
+pub(crate) fn leave_alone(object: &Bound<'_, PyAny>) {
+    // SAFETY: the callers pass tuples and lists, which have the collector's header; untracking one twice does no harm, and
+    // it is still freed when nobody refers to it.
+    unsafe { ffi::PyObject_GC_UnTrack(object.as_ptr().cast()) }
 }
 
 /// A key or value on its way in: bytes of Python's, borrowed, or a copy of a buffer that could change.

@@ -188,19 +188,19 @@ def kafka_python_poll(bootstrap: str, topic: str, count: int, size: int) -> Took
     return poll(assigned(kafka, bootstrap, topic), count, size)
 
 
-def confluent_producer(bootstrap: str, topic: str) -> Any:
+def confluent_producer(bootstrap: str, topic: str, first: bytes) -> Any:
     from confluent_kafka import Producer  # noqa: PLC0415
 
     producer = Producer({"bootstrap.servers": bootstrap, "acks": "all"})
     assert len(producer.list_topics(topic, 30).topics[topic].partitions) == PARTITIONS
-    producer.produce(topic, b"first")
+    producer.produce(topic, first)
     producer.flush(30)
     return producer
 
 
 def confluent_produce(bootstrap: str, topic: str, count: int, size: int) -> Took:
     data = values(size)
-    producer = confluent_producer(bootstrap, topic)
+    producer = confluent_producer(bootstrap, topic, data[0])
     meter = Meter(count)
     produce, serve = producer.produce, producer.poll
     for stride in every(count):
@@ -223,7 +223,7 @@ def confluent_produce(bootstrap: str, topic: str, count: int, size: int) -> Took
 
 def confluent_produce_batch(bootstrap: str, topic: str, count: int, size: int) -> Took:
     data = [{"value": value} for value in values(size)]
-    producer = confluent_producer(bootstrap, topic)
+    producer = confluent_producer(bootstrap, topic, values(size)[0])
     meter = Meter(count)
     for stride in every(count):
         batch = [dict(message) for message in data[: len(stride)]]

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IoSlice, Read, Seek, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,17 +143,17 @@ impl File for DiskFile {
     fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         let available = self.len().saturating_sub(position);
         let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
-        let mut buffer = vec![0; len];
-        let mut filled = 0;
-        while filled < len {
-            match self.file.read_at(&mut buffer[filled..], position + filled as u64) {
+        // Not zeroed first: a fetch reads a megabyte at once.
+        let mut buffer = Vec::with_capacity(len);
+        while buffer.len() < len {
+            let at = position + buffer.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut buffer), at) {
                 Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        buffer.truncate(filled);
+        buffer.truncate(len);
         Ok(Bytes::from(buffer))
     }
 

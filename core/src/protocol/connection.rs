@@ -9,7 +9,8 @@
 //! `read_buffer`, which saves a copy); after that, every `poll_…` is to be called until it returns `None`. An error means
 //! that the connection is of no more use: the shell reports it and closes, and every later call fails the same way.
 //!
-//! A buffer grows with the bytes that arrived, not with the size that a frame announces. Byte fields of messages are
+//! A buffer grows with the bytes that arrived; on the word of a frame's size alone it gets 32 KiB (a request)
+//! or 8 MiB (a response, which was asked for). Byte fields of messages are
 //! slices of it: whoever keeps a small one for long should copy it.
 
 use std::collections::{HashMap, VecDeque};
@@ -34,6 +35,12 @@ const MAX_WAITING_BYTES: usize = 1 << 20;
 /// How many bytes there is room for at least in a read buffer.
 const READ_SIZE: usize = 16 << 10;
 
+/// How large a read buffer may be on the word of a request's size alone, in bytes.
+const ROOM_FOR_REQUEST: usize = 32 << 10;
+
+/// The same for a response, whose size is what the client asked for; memory that is not filled is address space only.
+const ROOM_FOR_RESPONSE: usize = 8 << 20;
+
 /// An API and the lowest and highest version of it that a broker serves.
 pub type Served = (ApiKey, i16, i16);
 
@@ -42,12 +49,13 @@ pub type Served = (ApiKey, i16, i16);
 struct Frames {
     buffer: BytesMut,
     max_frame: usize,
+    room_on_trust: usize,
     error: Option<ProtocolError>,
 }
 
 impl Frames {
-    fn new(max_frame: usize) -> Self {
-        Self { buffer: BytesMut::new(), max_frame, error: None }
+    fn new(max_frame: usize, room_on_trust: usize) -> Self {
+        Self { buffer: BytesMut::new(), max_frame, room_on_trust, error: None }
     }
 
     fn read_buffer(&mut self) -> &mut BytesMut {
@@ -62,7 +70,7 @@ impl Frames {
             Ok(Some(size)) => (4 + size).saturating_sub(self.buffer.len()),
             _ => 0,
         };
-        missing.min(self.buffer.len()).max(READ_SIZE)
+        missing.min(self.buffer.len().max(self.room_on_trust)).max(READ_SIZE)
     }
 
     /// The size of the next frame, if its four bytes are there.
@@ -152,7 +160,8 @@ pub struct ServerConnection {
 impl ServerConnection {
     /// A connection on which the APIs in `served` are served and frames of up to `max_frame` bytes are taken.
     pub fn new(served: Arc<[Served]>, max_frame: usize) -> Self {
-        Self { served, frames: Frames::new(max_frame), waiting: VecDeque::new(), first: 0, waiting_bytes: 0 }
+        let frames = Frames::new(max_frame, ROOM_FOR_REQUEST);
+        Self { served, frames, waiting: VecDeque::new(), first: 0, waiting_bytes: 0 }
     }
 
     /// Takes frames of up to `max_frame` bytes from now on. (A broker takes less from who is not authenticated yet.)
@@ -333,7 +342,7 @@ pub struct ClientConnection {
 impl ClientConnection {
     /// A connection of the client called `client_id` that takes responses of up to `max_frame` bytes.
     pub fn new(client_id: Option<String>, max_frame: usize) -> Self {
-        Self { client_id, frames: Frames::new(max_frame), next: 0, waiting: VecDeque::new() }
+        Self { client_id, frames: Frames::new(max_frame, ROOM_FOR_RESPONSE), next: 0, waiting: VecDeque::new() }
     }
 
     /// Makes the bytes of a request.

@@ -82,7 +82,13 @@ const MAX_SIZE: usize = i32::MAX as usize;
 impl Builder {
     /// A builder without records.
     pub fn new(options: BuilderOptions) -> Self {
-        let mut bytes = Vec::with_capacity(options.capacity.max(Batch::HEADER_LEN));
+        Self::in_buffer(options, Vec::new())
+    }
+
+    /// A builder without records that takes over the memory of `bytes`, whatever is in it.
+    pub fn in_buffer(options: BuilderOptions, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        bytes.reserve(options.capacity.max(Batch::HEADER_LEN));
         bytes.resize(Batch::HEADER_LEN, 0);
         Self { bytes, options, control: false, count: 0, base_timestamp: -1, max_timestamp: -1 }
     }

@@ -19,6 +19,9 @@ pub struct Records {
     base_timestamp: Timestamp,
     log_append_time: Option<Timestamp>,
     count: u32,
+    /// How many are left out at the start, and where the next begins.
+    skipped: u32,
+    start: usize,
 }
 
 /// One record, in its batch's bytes.
@@ -97,6 +100,8 @@ impl Batch {
                 TimestampType::LogAppendTime => Some(self.max_timestamp()),
             },
             count: unsigned,
+            skipped: 0,
+            start: 0,
         })
     }
 }
@@ -105,15 +110,35 @@ impl Records {
     /// The records in the order of their offsets. Allocates nothing.
     pub fn iter(&self) -> RecordIter<'_> {
         RecordIter {
-            rest: &self.bytes,
-            remaining: self.count,
+            rest: self.bytes.get(self.start..).unwrap_or_default(),
+            remaining: self.count - self.skipped,
             count: self.count,
-            least_delta: 0,
+            // Each is above the one before.
+            least_delta: self.skipped as i32,
             last_offset_delta: self.last_offset_delta,
             base_offset: self.base_offset,
             base_timestamp: self.base_timestamp,
             log_append_time: self.log_append_time,
         }
+    }
+
+    /// Leaves out the next `count` records from now on, or as many as there are. Goes by their lengths alone: one with a
+    /// wrong length is where it stops, for the iteration to tell.
+    pub fn skip(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.count - self.skipped);
+        for _ in 0..count {
+            let mut cursor = Cursor(self.bytes.get(self.start..).unwrap_or_default());
+            let Ok(Some(_)) = cursor.int(Field::Length).and_then(|length| cursor.bytes(length, Field::Length)) else {
+                return;
+            };
+            self.start = self.bytes.len() - cursor.0.len();
+            self.skipped += 1;
+        }
+    }
+
+    /// How many records [`skip`](Self::skip) has left out.
+    pub fn skipped(&self) -> usize {
+        self.skipped as usize
     }
 
     /// The plain bytes, in which all keys and values lie: `bytes().slice_ref(key)` keeps one without a copy.

@@ -765,6 +765,41 @@ fn after_an_error_there_are_no_more_records() {
     assert_eq!(found, [Ok(0), Err(RecordError::AfterRecords { count: 1 })]);
 }
 
+#[test]
+fn the_rest_of_a_batch_is_the_same_when_its_first_records_are_left_out() {
+    for codec in [Compression::None, Compression::Zstd] {
+        let batch = batch(codec, &samples());
+        let records = batch.records(Limits::MAX_DECOMPRESSED_BYTES).unwrap();
+        let places = |records: &Records| -> Vec<_> {
+            records.iter().map(|record| record.map(|record| (record.offset, record.key.map(<[u8]>::to_vec))).unwrap()).collect()
+        };
+        let all = places(&records);
+        for first in 0..=all.len() + 1 {
+            let mut rest = records.clone();
+            rest.skip(first);
+            assert_eq!((rest.skipped(), &places(&rest)[..]), (first.min(all.len()), &all[first.min(all.len())..]));
+            rest.skip(3);
+            assert_eq!(places(&rest), all[(first + 3).min(all.len())..]);
+        }
+    }
+}
+
+#[test]
+fn leaving_records_out_stops_where_the_iteration_tells_what_is_wrong() {
+    let batch = batch_of(Compression::None, 3, &[12, 0, 0, 0, 1, 1, 0, 99, 0, 0, 2, 1, 1, 0]);
+    let mut records = batch.records(0).unwrap();
+    records.skip(3);
+    assert_eq!(records.skipped(), 1);
+    let error = records.iter().next().unwrap().unwrap_err();
+    assert_eq!(error, RecordError::Malformed { index: 1, field: Field::Length });
+    // One that was left out does not come again.
+    let batch = batch_of(Compression::None, 3, &[12, 0, 0, 0, 1, 1, 0, 12, 0, 0, 0, 1, 1, 0, 12, 0, 0, 4, 1, 1, 0]);
+    let mut records = batch.records(0).unwrap();
+    records.skip(1);
+    let error = records.iter().next().unwrap().unwrap_err();
+    assert_eq!(error, RecordError::Malformed { index: 1, field: Field::OffsetDelta });
+}
+
 // What a caller is told.
 
 #[test]

@@ -27,7 +27,8 @@ use crate::{Error, ErrorKind, Result};
 /// How many slices are handed to one write.
 const SLICES: usize = 64;
 
-/// How many bytes are read at once.
+/// How many bytes are read at once: twice what came the last time, within these. What is read into is zeroed before.
+const READ_MIN: usize = 16 * 1024;
 const READ_MAX: usize = 256 * 1024;
 
 /// The version of ApiVersions that a connection begins with; brokers that do not know it answer in version 0.
@@ -265,6 +266,8 @@ struct Open {
     /// Calls without an answer, with what must be written until they are done.
     unanswered: VecDeque<(u64, u64)>,
     last_used: Duration,
+    /// How many bytes the last read brought.
+    last_read: usize,
 }
 
 impl Open {
@@ -329,6 +332,7 @@ impl Line {
                     sent: HashMap::new(),
                     unanswered: VecDeque::new(),
                     last_used: self.clock.monotonic(),
+                    last_read: 0,
                 });
                 match hello(&mut open, HELLO_VERSION) {
                     Ok(()) => {
@@ -535,14 +539,17 @@ fn read(open: &mut Open, cx: &mut Context<'_>) -> Result<bool, String> {
     loop {
         let buffer = open.codec.read_buffer();
         let filled = buffer.len();
-        let room = (buffer.capacity() - filled).min(READ_MAX);
+        let room = (buffer.capacity() - filled).min((2 * open.last_read).clamp(READ_MIN, READ_MAX));
         buffer.resize(filled + room, 0);
         let outcome = Pin::new(&mut open.link).poll_read(cx, &mut buffer[filled..]);
         buffer.truncate(filled + if let Poll::Ready(Ok(received)) = &outcome { *received } else { 0 });
         return match outcome {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err("the broker closed it".to_owned()),
-            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Ready(Ok(received)) => {
+                open.last_read = received;
+                Ok(true)
+            }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
             Poll::Ready(Err(error)) => Err(error.to_string()),
         };

@@ -56,6 +56,37 @@ def test_a_record_comes_back_as_it_was_sent(servers, producer, topic):
     assert record._replace(value=1).value == 1
 
 
+def test_the_garbage_collector_goes_through_no_plain_records(servers, producer, topic):
+    for n in range(3):
+        producer.send(topic, b'{"n": %d}' % n, headers=[("a", b"1")])
+    producer.flush()
+    assert [gc.is_tracked(record) for record in consume(servers, topic, 3)] == [False] * 3
+    # A deserializer's objects can be part of a cycle.
+    parsed = consume(servers, topic, 3, value_deserializer=JsonSerializer())
+    assert [gc.is_tracked(record) for record in parsed] == [True] * 3
+    parsed[0].headers.append(("b", b"2"))
+    assert parsed[0].headers == [("a", b"1"), ("b", b"2")]
+
+
+@pytest.mark.parametrize("max_records", [1, 7, 500])
+def test_a_large_batch_is_handed_out_in_parts(servers, topic, max_records):
+    count = 2_000
+    with KafkaProducer(bootstrap_servers=servers, linger_ms=200, batch_size=500_000) as producer:
+        for n in range(count):
+            producer.send(topic, b"%d" % n)
+    with KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest") as consumer:
+        partition = TopicPartition(topic, 0)
+        consumer.assign([partition])
+        for start in (0, 555):
+            consumer.seek(partition, start)
+            found = []
+            while len(found) < count - start:
+                polled = consumer.poll(timeout_ms=10_000, max_records=max_records)[partition]
+                assert len(polled) <= max_records
+                found += [(record.offset, int(record.value)) for record in polled]
+            assert found == [(n, n) for n in range(start, count)]
+
+
 @pytest.mark.parametrize(
     "value", [b"", b"x" * 100_000, bytearray(b"ab"), memoryview(b"abc")[1:], memoryview(b"abcd").cast("H")]
 )
@@ -146,7 +177,7 @@ def test_serializers_get_topic_and_headers_and_functions_work_too(servers, topic
     producer.send(topic, {"a": [1, None]}, key="k")
     producer.close()
     with pytest.warns(DeprecationWarning, match="serializer"):
-        (record,) = consume(servers, topic, 1, key_deserializer=bytes.decode, value_deserializer=json.loads)
+        (record,) = consume(servers, topic, 1, key_deserializer=bytes.decode, value_deserializer=JsonSerializer())
     assert (record.key, record.value) == ("k", {"a": [1, None]})
     assert record.serialized_value_size == len(b'{"a": [1, null]}')
 

@@ -64,6 +64,8 @@ pub(super) struct Positions {
     buffered: usize,
     /// Whose records are handed out next, so that each gets its turn.
     turn: usize,
+    /// Which was looked for last: who iterates stays with one for a batch.
+    recent: usize,
 }
 
 #[derive(Debug)]
@@ -142,7 +144,7 @@ struct FetchedPart {
 
 impl Positions {
     pub(super) fn new() -> Self {
-        Self { partitions: Vec::new(), index: HashMap::new(), next_generation: 1, buffered: 0, turn: 0 }
+        Self { partitions: Vec::new(), index: HashMap::new(), next_generation: 1, buffered: 0, turn: 0, recent: 0 }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &TopicPartition> {
@@ -162,7 +164,10 @@ impl Positions {
     }
 
     pub(super) fn find_mut(&mut self, name: &TopicPartition) -> Option<&mut Partition> {
-        self.index.get(name).map(|place| &mut self.partitions[*place])
+        if self.partitions.get(self.recent).is_none_or(|partition| partition.name != *name) {
+            self.recent = *self.index.get(name)?;
+        }
+        self.partitions.get_mut(self.recent)
     }
 
     /// These partitions and no others; those that stay keep where they are.
@@ -652,6 +657,8 @@ impl Partition {
                     count,
                 });
                 self.delivered = next;
+                // The next part begins where this one ends, or a large batch would be gone through for each.
+                records.skip(count);
             }
             self.deliver = next;
             if next < batch.next_offset() {
@@ -664,27 +671,36 @@ impl Partition {
     }
 }
 
-/// How many records there are from offset `from` on, `most` at most, and the offset after them.
-fn cut(batch: &Batch, records: &Records, from: i64, most: usize) -> Result<(usize, i64), crate::record::RecordError> {
+/// How many records there are from offset `from` on, `most` at most, and the offset after them. Skips those before.
+fn cut(
+    batch: &Batch,
+    records: &mut Records,
+    from: i64,
+    most: usize,
+) -> Result<(usize, i64), crate::record::RecordError> {
     let from = from.max(batch.base_offset());
     let end = batch.next_offset();
     if i64::from(batch.record_count()) == end - batch.base_offset() {
         // No offset is missing, as in all that was never compacted.
+        let before = usize::try_from(from - batch.base_offset()).unwrap_or(0);
+        records.skip(before.saturating_sub(records.skipped()));
         let count = usize::try_from(end - from).unwrap_or(0).min(most);
         return Ok((count, if count == most { from + count as i64 } else { end }));
     }
-    let mut count = 0;
+    let (mut before, mut count, mut next) = (0, 0, end);
     for record in records.iter() {
         let record = record?;
         if record.offset < from {
-            continue;
+            before += 1;
+        } else if count == most {
+            next = record.offset;
+            break;
+        } else {
+            count += 1;
         }
-        if count == most {
-            return Ok((count, record.offset));
-        }
-        count += 1;
     }
-    Ok((count, end))
+    records.skip(before);
+    Ok((count, next))
 }
 
 fn malformed(name: &TopicPartition, batch: &Batch, error: &dyn std::fmt::Display) -> Error {

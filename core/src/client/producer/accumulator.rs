@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{BatchState, Header, Outcome, SendError, Ticket};
 use crate::client::{Chance, ProducerConfig, Topic, repeat};
 use crate::record::{Builder, BuilderOptions};
@@ -16,6 +18,10 @@ const HEADER_OVERHEAD: usize = 10;
 
 /// How large a batch may grow while others of its partition wait to be sent, in bytes.
 const GROWN_BATCH: usize = 256 * 1024;
+/// How much memory of settled batches is kept for new ones while there are none, in bytes.
+const IDLE_SPARE: usize = 1024 * 1024;
+/// How many of these buffers are looked at for one that is large enough.
+const SPARE_LOOKS: usize = 8;
 /// Below this `batch_size` somebody wants small batches: they do not grow.
 const GROWING_FROM: usize = 16_384;
 
@@ -30,6 +36,10 @@ pub(super) struct Accumulator {
     max_record: usize,
     limit: usize,
     used: usize,
+    /// Memory of settled batches, for new ones: memory fresh from the system costs more than what is written into it.
+    spare: Vec<Vec<u8>>,
+    /// Its size; with `used` it is at most `limit`.
+    spare_bytes: usize,
     topics: HashMap<Arc<str>, usize>,
     queues: Vec<TopicQueue>,
     /// The topic of the last record: most callers stay with one.
@@ -107,6 +117,8 @@ impl Accumulator {
             max_record: config.max_request_size,
             limit: config.buffer_memory,
             used: 0,
+            spare: Vec::new(),
+            spare_bytes: 0,
             topics: HashMap::new(),
             queues: Vec::new(),
             last: 0,
@@ -209,7 +221,8 @@ impl Accumulator {
                 let capacity = slot.last_size.clamp(512, self.grown_batch.max(512)).max(size + 64);
                 let state = Arc::new(BatchState::new(Arc::clone(&slot.topic), slot.partition));
                 self.unsettled.push_back(Arc::clone(&state));
-                let builder = Builder::new(BuilderOptions { capacity, ..self.options });
+                let options = BuilderOptions { capacity, ..self.options };
+                let builder = Builder::in_buffer(options, take_spare(&mut self.spare, &mut self.spare_bytes, capacity));
                 let number = self.next_batch;
                 self.next_batch += 1;
                 wake = true;
@@ -290,9 +303,9 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Whether a quarter of the buffer is free: not less, so that who waits is not woken for each batch.
+    /// Whether an eighth of the buffer is free: not less, so that who waits is not woken for each batch.
     pub(super) fn has_room(&self) -> bool {
-        self.used <= self.limit / 4 * 3
+        self.used <= self.limit / 8 * 7
     }
 
     pub(super) fn used(&self) -> usize {
@@ -304,6 +317,23 @@ impl Accumulator {
         self.used -= bytes;
         while self.unsettled.front().is_some_and(|batch| batch.outcome.get().is_some()) {
             self.unsettled.pop_front();
+        }
+    }
+
+    /// Keeps the memory of a settled batch for another, if nobody else has it and there is room.
+    pub(super) fn recycle(&mut self, batch: Bytes) {
+        if !batch.is_unique() {
+            return;
+        }
+        let buffer = Vec::from(batch);
+        let most = if self.used == 0 { IDLE_SPARE } else { self.limit.saturating_sub(self.used) };
+        if self.spare_bytes + buffer.capacity() <= most {
+            self.spare_bytes += buffer.capacity();
+            self.spare.push(buffer);
+        }
+        while self.spare_bytes > most {
+            let Some(buffer) = self.spare.pop() else { break };
+            self.spare_bytes -= buffer.capacity();
         }
     }
 
@@ -407,6 +437,16 @@ impl Accumulator {
         let slot = &self.slots[id];
         slot.closed.front().or(slot.open.as_ref()).map(|filling| filling.opened)
     }
+}
+
+/// A buffer for a batch: one of the last that came back, if it is large enough, or a new one.
+fn take_spare(spare: &mut Vec<Vec<u8>>, bytes: &mut usize, capacity: usize) -> Vec<u8> {
+    let found = spare.iter().rev().take(SPARE_LOOKS).position(|buffer| buffer.capacity() >= capacity);
+    let Some(buffer) = found.map(|from_end| spare.swap_remove(spare.len() - 1 - from_end)) else {
+        return Vec::new();
+    };
+    *bytes -= buffer.capacity();
+    buffer
 }
 
 impl Slot {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -652,7 +653,7 @@ impl Sender {
             sent.push((id, lane.send(sealed)));
         }
         if released > 0 {
-            self.release(released);
+            self.release(released, Vec::new());
         }
         if sent.is_empty() {
             self.finish(node);
@@ -677,9 +678,11 @@ impl Sender {
         }
     }
 
-    fn release(&self, bytes: usize) {
+    /// Gives back what batches took of the buffer, and their memory.
+    fn release(&self, bytes: usize, batches: Vec<Bytes>) {
         let mut accumulator = lock(&self.shared.accumulator);
         accumulator.release(bytes);
+        batches.into_iter().for_each(|batch| accumulator.recycle(batch));
         let room = accumulator.has_room();
         drop(accumulator);
         if room {
@@ -796,6 +799,7 @@ impl Sender {
         }
         let missing = Error::new(ErrorKind::Retriable, "the broker's answer leaves the partition out");
         let mut released = 0;
+        let mut spare = Vec::with_capacity(sent.len());
         let mut settled = Vec::with_capacity(sent.len());
         for (id, order) in sent {
             let lane = &mut self.lanes[id];
@@ -815,6 +819,7 @@ impl Sender {
                     };
                     let log_append_time = (log_append_time >= 0).then_some(log_append_time);
                     released += sealed.size;
+                    spare.push(sealed.batch.into_bytes());
                     settled.push((sealed.state, Outcome::Delivered { base_offset, log_append_time }));
                 }
                 Verdict::Again { metadata } => {
@@ -851,7 +856,7 @@ impl Sender {
         }
         // Before anybody hears of it: who does finds the room.
         if released > 0 {
-            self.release(released);
+            self.release(released, spare);
         }
         for (state, outcome) in settled {
             state.settle(outcome);
