@@ -12,18 +12,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.abc import Loader, MetaPathFinder
     from types import ModuleType
+else:
+    # They do nothing, and importing them takes a quarter of what this package takes.
+    Loader = MetaPathFinder = object
 
 __all__ = ["install_as_kafka"]
 
-_SHIM = str(Path(__file__).parent / "_as_kafka")
+_SHIM = f"{__file__.rpartition('_alias')[0]}_as_kafka"
 
 
 def _ours(name: str) -> str:
@@ -73,6 +75,8 @@ def install_as_kafka() -> None:
     Raises:
         RuntimeError: Another package `kafka` is imported already; call this first, in a fresh interpreter.
     """
+    from pathlib import Path
+
     ottla = importlib.import_module("ottla")
     loaded = sys.modules.get("kafka")
     if loaded is not None and loaded is not ottla and Path(loaded.__file__ or "").parent.parent != Path(_SHIM):

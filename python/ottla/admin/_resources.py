@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -452,6 +451,8 @@ class UserScramCredentialUpsertion:
         self.iterations = self.DEFAULT_ITERATIONS if iterations is None else iterations
         self.salt = os.urandom(24) if salt is None else salt
         secret = password.encode() if isinstance(password, str) else password
+        import hashlib
+
         self.salted_password = hashlib.pbkdf2_hmac(self.mechanism.hash_name, secret, self.salt, self.iterations)
 
     def __repr__(self) -> str:
