@@ -469,7 +469,7 @@ fn a_former_leader_gives_up_what_its_successor_never_had_and_follows() {
     second.produce(&topic, 2, 1_000, 100, "none");
     assert_ne!(comparable(first.everything(&topic)), comparable(second.everything(&topic)));
 
-    options.replica_id = Some(0);
+    options.replica_id = Some(2);
     let follower = first.follow(&second, options);
     first.assert_follows(&follower, &second, &topic);
     second.produce(&topic, 2, 1_100, 100, "zstd");

@@ -362,6 +362,11 @@ impl Broker {
         self.config.advertised_port = port;
     }
 
+    /// Has this number from now on.
+    pub fn renumber(&mut self, node_id: i32) {
+        self.config.node_id = node_id;
+    }
+
     /// Takes a request; its answer, if it gets one, comes by [`Self::poll_response`] under the same id.
     ///
     /// A Produce with `acks=0` is answered like any other; who speaks to a wire drops that answer.

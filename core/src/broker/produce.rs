@@ -204,8 +204,8 @@ impl Broker {
             return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, message));
         }
         if topic.copy {
-            let message = format!("the topic is a copy, promote it before writing to it topic={topic_name}");
-            return Err((ErrorCode::POLICY_VIOLATION, message));
+            let message = format!("the topic is a copy here, produce to its leader topic={topic_name}");
+            return Err((ErrorCode::NOT_LEADER_OR_FOLLOWER, message));
         }
         let config = topic.config(&self.config.topic_defaults);
         let Produced { mut batch, facts } = produced;

@@ -457,6 +457,9 @@ impl Broker {
         if found.internal || !config.log_config().deletes {
             return Err(ErrorCode::POLICY_VIOLATION);
         }
+        if found.copy {
+            return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        }
         let topic_id = found.id;
         let partition = self.partition_mut(id);
         let high_watermark = partition.high_watermark();

@@ -181,7 +181,8 @@ fn check_is_log_directory(path: &Path) -> Result<()> {
     for entry in std::fs::read_dir(path)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        let is_partition = name.rsplit_once('-').is_some_and(|(_, index)| index.parse::<u32>().is_ok());
+        let is_numbered = name.rsplit_once('-').is_some_and(|(_, index)| index.parse::<u32>().is_ok());
+        let is_partition = is_numbered && holds_segment(&path.join(&*name))?;
         let is_kafkas = is_partition
             || name == "meta.properties"
             || name == ".kafka_cleanshutdown"
@@ -203,6 +204,21 @@ fn check_is_log_directory(path: &Path) -> Result<()> {
             ),
         )),
     }
+}
+
+/// Whether a directory is a partition's: it holds segments, or nothing yet.
+fn holds_segment(path: &Path) -> Result<bool> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let mut is_empty = true;
+    for entry in std::fs::read_dir(path)? {
+        is_empty = false;
+        if entry?.path().extension().is_some_and(|extension| extension == "log") {
+            return Ok(true);
+        }
+    }
+    Ok(is_empty)
 }
 
 /// Opens a directory. One that this process had open (`was_open`) may be just about to be let go by another thread.

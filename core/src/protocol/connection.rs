@@ -63,8 +63,8 @@ impl Frames {
         &mut self.buffer
     }
 
-    /// For how many more bytes there is to be room: at most for as many as have arrived, so that an announced size alone
-    /// takes no memory.
+    /// For how many more bytes there is to be room: for as many as have arrived, or `room_on_trust`, so that an announced size
+    /// alone takes little memory.
     fn room_ahead(&self) -> usize {
         let missing = match self.size() {
             Ok(Some(size)) => (4 + size).saturating_sub(self.buffer.len()),

@@ -22,7 +22,7 @@ use super::{
     Assignment, Bounds, ClusterSource, Copied, CopyOptions, EpochEnd, GroupOffsets, Hole, LocalLogs, LogSink, Parting,
     Progress, Run, Selection, Sink, Source, Topic, TopicPartition, Until, agreed_ends, assign, copy,
 };
-use crate::client::Client;
+use crate::client::{Client, Topics};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::fetch::{
     FetchPartition, FetchTopic, FetchableTopicResponse, ForgottenTopic, PartitionData,
@@ -176,11 +176,14 @@ struct State {
     /// Why nothing can be followed, while that is so.
     error: Option<String>,
     refreshes: u64,
+    /// The cluster that is followed, once it has said who it is.
+    cluster_id: Option<String>,
 }
 
 impl Follower {
     /// A follower of `source` in `logs`, and its driver. The driver ends when the follower is stopped, or with an error when
-    /// the logs cannot go on (`Closed`, `Fenced`); everything else passes, or waits until it does.
+    /// the logs cannot go on (`Closed`, `Fenced`) or the leader has the follower's id (`Fenced`); everything else passes, or
+    /// waits until it does.
     pub fn new(
         source: ClusterSource,
         logs: Arc<dyn LocalLogs>,
@@ -283,8 +286,7 @@ async fn drive(shared: Arc<Shared>) -> Result<()> {
                     }
                     Err(error) if is_final(&error) => return Err(error),
                     Err(error) => {
-                        log::warn!("cannot follow now: {error}");
-                        shared.state().error = Some(error.to_string());
+                        shared.note_error(error.to_string());
                         failures += 1;
                         shared.source.client().backoff(failures)
                     }
@@ -326,8 +328,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes why nothing can be followed; says so when that is news.
+    fn note_error(&self, error: String) {
+        let mut state = self.state();
+        if state.error.as_ref() != Some(&error) {
+            log::warn!("cannot follow now: {error}");
+            state.error = Some(error);
+        }
+    }
+
     /// Looks at the cluster: makes, changes and removes copies, and notes who leads what.
     async fn refresh(&self) -> Result<()> {
+        self.check_leader().await?;
         let mut topics = {
             let (known, refreshes) = {
                 let state = self.state();
@@ -345,7 +357,8 @@ impl Shared {
                 ready.push(topic);
                 continue;
             }
-            if self.options.follow_deletions && self.is_another(&topic).await? {
+            // Only one that was seen to go: what is here is removed for nothing less.
+            if self.options.follow_deletions && known.is_some() && self.is_another(&topic).await? {
                 log::warn!("the leader has deleted a topic and made it anew, starting over topic={}", topic.name);
                 self.forget(&topic.name);
                 self.logs.delete_copy(&topic.name).await?;
@@ -382,6 +395,34 @@ impl Shared {
         }
         self.state().refreshes += 1;
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Whether this is the cluster that was followed so far, and no broker of it has the follower's number.
+    async fn check_leader(&self) -> Result<()> {
+        let client = self.source.client();
+        let cluster = client.retry(PATIENCE, || client.refresh_with(Topics::None, false)).await?;
+        if let Some(id) = self.options.replica_id.filter(|id| cluster.brokers.contains_key(id)) {
+            let message =
+                format!("the leader has this follower's node id, give the follower one of its own node_id={id}");
+            return Err(Error::new(ErrorKind::Fenced, message));
+        }
+        let mut state = self.state();
+        match (&state.cluster_id, &cluster.cluster_id) {
+            // That it has not our topics, or others by their names, means nothing: nothing is to be cut or removed for it.
+            (Some(before), Some(now)) if before != now => {
+                let message = format!(
+                    "another cluster answers than the one that was followed, what is here stays as it is cluster_id={now} \
+                     followed={before}"
+                );
+                state.leaders.clear();
+                state.generation += 1;
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+            _ => {
+                state.cluster_id = cluster.cluster_id.clone();
+                Ok(())
+            }
+        }
     }
 
     /// Whether there is a copy of a topic with the name of `topic` that is another.

@@ -211,6 +211,14 @@ impl Embedded {
         self.with(|broker, _| broker.advertise(host, port))
     }
 
+    /// Gives the broker the number `node_id`; before anybody knows it by another.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn renumber(&self, node_id: i32) -> Result<()> {
+        self.with(|broker, _| broker.renumber(node_id))
+    }
+
     /// The cluster's id.
     ///
     /// # Errors

@@ -1,13 +1,22 @@
 //! Where a command reads or writes: a cluster, or the directory of a log.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::broker::BrokerConfig;
 use crate::client::{Client, ClientConfig, Options};
 use crate::native::{LocalBroker, Location, Runtime};
+use crate::transport::Embedded;
 use crate::{Error, ErrorKind, Result};
+
+/// How long a first broker may take to answer, unless -X bootstrap_timeout_ms says: a person waits for it.
+const BOOTSTRAP_TIMEOUT_MS: i64 = 5_000;
+
+/// The longest pause before a leader that is away is looked for again.
+const RECONNECT_BACKOFF_MAX_MS: i64 = 1_000;
 
 /// Options of whatever speaks to a cluster.
 #[derive(Clone, Debug, Args)]
@@ -17,41 +26,98 @@ pub(super) struct ConnectionArgs {
     client_options: Vec<String>,
 }
 
-/// An open cluster or log.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) runtime: Runtime,
-    options: Options,
-    local: Option<Arc<LocalBroker>>,
-}
-
-impl Connection {
-    /// Opens `address`: `kafka://HOST:PORT[,…]`, `HOST:PORT`, `memory:NAME`, or the directory of a log.
-    pub(super) fn open(address: &str, args: &ConnectionArgs) -> Result<Self> {
-        let runtime = Runtime::new()?;
-        let cluster = address.strip_prefix("kafka://");
-        let location = match cluster {
-            Some(_) => None,
-            None => Location::parse(address).or_else(|| {
-                // A name that is a directory here and no HOST:PORT.
-                std::path::Path::new(address).is_dir().then(|| Location::Directory(address.into()))
-            }),
-        };
+impl ConnectionArgs {
+    fn options(&self) -> Result<Options> {
         let mut options = Options::new();
-        let local = match location {
-            Some(location) => Some(LocalBroker::open(&runtime, location, BrokerConfig::default())?),
-            None => {
-                options.set("bootstrap_servers", cluster.unwrap_or(address).trim_end_matches('/'));
-                None
-            }
-        };
-        for option in &args.client_options {
+        options.set("bootstrap_timeout_ms", BOOTSTRAP_TIMEOUT_MS);
+        for option in &self.client_options {
             let (name, value) = option
                 .split_once('=')
                 .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("-X takes NAME=VALUE given={option}")))?;
             options.set(&name.replace('.', "_"), value);
         }
-        Ok(Self { runtime, options, local })
+        Ok(options)
+    }
+
+    /// A client of the cluster at `address`, which is `[kafka://]HOST:PORT[,…]`, that looks for it again soon where it is away.
+    pub(super) fn client(&self, runtime: &Runtime, address: &str) -> Result<Client> {
+        let mut options = self.options()?;
+        options.set("bootstrap_servers", cluster_address(address)?);
+        if options.value("reconnect_backoff_max_ms").is_none() {
+            options.set("reconnect_backoff_max_ms", RECONNECT_BACKOFF_MAX_MS);
+        }
+        Ok(runtime.client(ClientConfig::from_options(&options)?))
+    }
+}
+
+/// The addresses in `[kafka://]HOST:PORT[,…]`.
+fn cluster_address(address: &str) -> Result<&str> {
+    let servers = address.strip_prefix("kafka://").map(|servers| servers.trim_end_matches('/'));
+    match servers {
+        Some(servers) => Ok(servers),
+        None if address.contains(':') && !address.contains("://") => Ok(address),
+        None => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("an address is HOST:PORT, kafka://HOST:PORT[,…], or the directory of a log given={address}"),
+        )),
+    }
+}
+
+/// Whether a directory may be made where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
+/// An open cluster or log.
+#[derive(Debug)]
+pub(super) struct Connection {
+    runtime: Runtime,
+    options: Options,
+    local: Option<Arc<LocalBroker>>,
+}
+
+impl Connection {
+    /// Opens `address`, to read: `kafka://HOST:PORT[,…]`, `HOST:PORT`, `memory:NAME`, or the directory of a log.
+    pub(super) fn open(address: &str, args: &ConnectionArgs) -> Result<Self> {
+        Self::open_at(address, args, Missing::Refuse)
+    }
+
+    /// The same, to write: a directory is made when it is missing.
+    pub(super) fn open_or_make(address: &str, args: &ConnectionArgs) -> Result<Self> {
+        Self::open_at(address, args, Missing::Make)
+    }
+
+    fn open_at(address: &str, args: &ConnectionArgs, missing: Missing) -> Result<Self> {
+        let location = if address.contains("://") && !address.starts_with("file://") {
+            None
+        } else {
+            // A name that is a directory here is one, too.
+            Location::parse(address)
+                .or_else(|| Path::new(address).is_dir().then(|| Location::Directory(address.into())))
+        };
+        let mut options = args.options()?;
+        let runtime = Runtime::new()?;
+        let Some(location) = location else {
+            options.set("bootstrap_servers", cluster_address(address)?);
+            // A producer's and a consumer's own options are checked where there is one.
+            let mut shared = Options::new();
+            for (name, value) in
+                options.iter().filter(|(name, _)| ClientConfig::OPTIONS.iter().any(|o| o.name == *name))
+            {
+                shared.set(name, value.clone());
+            }
+            let client = runtime.client(ClientConfig::from_options(&shared)?);
+            let timeout = Duration::from_millis(client.config().bootstrap_timeout_ms);
+            runtime.block_on(client.connect(timeout))?;
+            return Ok(Self { runtime, options, local: None });
+        };
+        if let (Location::Directory(path), Missing::Refuse) = (&location, missing) {
+            check_holds_something(path)?;
+        }
+        let local = LocalBroker::open(&runtime, location, BrokerConfig::default())?;
+        Ok(Self { runtime, options, local: Some(local) })
     }
 
     /// Opens the log directory `path`, made when missing.
@@ -61,14 +127,27 @@ impl Connection {
         Ok(Self { runtime, options: Options::new(), local: Some(local) })
     }
 
+    /// Waits for `future`.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The threads it runs on.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// The options given, to which a command adds its own.
     pub(super) fn options(&self) -> Options {
         self.options.clone()
     }
 
-    /// The embedded broker, if this is a directory.
-    pub(super) fn local(&self) -> Option<&Arc<LocalBroker>> {
-        self.local.as_ref()
+    /// The embedded broker of a directory.
+    pub(super) fn embedded(&self) -> Result<Embedded> {
+        let local = self.local.as_ref();
+        local
+            .map(|local| local.embedded().clone())
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "a cluster has no embedded broker"))
     }
 
     /// A client by `config`.
@@ -87,5 +166,18 @@ impl Connection {
     /// Closes the log, if it is one.
     pub(super) fn close(self) -> Result<()> {
         self.local.map_or(Ok(()), |local| local.close())
+    }
+}
+
+/// Refuses a directory that is not there, or is empty: to look at it must not make a log of it.
+fn check_holds_something(path: &Path) -> Result<()> {
+    let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("{what} directory={}", path.display()));
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing("there is no such directory")),
+        Err(error) => Err(Error::from(error).context(format_args!("cannot read the directory {}", path.display()))),
+        Ok(mut entries) => match entries.next() {
+            None => Err(missing("the directory holds no log, it is empty")),
+            Some(_) => Ok(()),
+        },
     }
 }

@@ -1,4 +1,4 @@
-//! `ottla replicate`, `ottla backup`, `ottla restore`, `ottla snapshots`, `ottla check`.
+//! `ottla backup`, `ottla restore`, `ottla snapshots`, `ottla check`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,113 +10,30 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::connection::{Connection, ConnectionArgs};
+use super::position::time_text;
 use super::{Output, table};
 use crate::backup::{
     BackupOptions, CheckOptions, Repository, RestoreOptions, Snapshot, SnapshotSource, backup, check, restore,
 };
 use crate::clock::Clock;
 use crate::native::objects::FileObjects;
-use crate::replication::{
-    Assignment, ClusterSource, CopyOptions, Extent, LocalLogs, LogSink, Parting, PartitionCopied, Progress, Selection,
-    Source, Until, assign, copy,
-};
+use crate::replication::{ClusterSource, Extent, PartitionCopied, Progress, Selection};
 use crate::{Error, ErrorKind, Result};
 
 /// Which topics.
 #[derive(Debug, Args)]
-struct TopicsArg {
+pub(super) struct TopicsArg {
     /// Topics and patterns such as 'orders,pay.*'; all but Kafka's own when not given
     #[arg(long, value_name = "TOPICS")]
     topics: Option<String>,
 }
 
 impl TopicsArg {
-    fn selection(&self) -> Result<Selection> {
+    pub(super) fn selection(&self) -> Result<Selection> {
         match &self.topics {
             None => Ok(Selection::all()),
             Some(topics) => topics.parse(),
         }
-    }
-}
-
-/// Arguments of `ottla replicate`.
-#[derive(Debug, Args)]
-pub(super) struct Replicate {
-    /// kafka://HOST:PORT[,…] or the directory of a log
-    source: String,
-
-    /// Directory of the local log, made when missing
-    #[arg(value_name = "DIR")]
-    target: String,
-
-    #[command(flatten)]
-    topics: TopicsArg,
-
-    /// Go on with what is new until interrupted
-    #[arg(long)]
-    follow: bool,
-
-    #[command(flatten)]
-    connection: ConnectionArgs,
-}
-
-impl Replicate {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let selection = self.topics.selection()?;
-        let source = Connection::open(&self.source, &self.connection)?;
-        let target = Connection::open_directory(&self.target)?;
-        let from = ClusterSource::new(source.plain_client()?);
-        let logs = target
-            .local()
-            .map(|local| local.embedded().clone())
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a directory was opened without a broker"))?;
-        let outcome = source.runtime.block_on(async {
-            tokio::select! {
-                outcome = replicate(&from, &logs, &selection, self.follow, output) => outcome,
-                interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Error::from),
-            }
-        });
-        target.close()?;
-        source.close()?;
-        outcome
-    }
-}
-
-/// Brings the copies in `logs` to where the source is; with `follow` again and again.
-async fn replicate(
-    source: &ClusterSource,
-    logs: &dyn LocalLogs,
-    selection: &Selection,
-    follow: bool,
-    output: Output,
-) -> Result<()> {
-    let mut first = true;
-    loop {
-        let begun = Instant::now();
-        let topics = source.topics(selection).await?;
-        for topic in &topics {
-            logs.create_copy(topic).await?;
-        }
-        let assignments: Vec<Assignment> =
-            assign(source, &topics, Until::HighWatermark).await?.into_iter().collect::<Result<_>>()?;
-        let sink = LogSink::new(logs, Parting::CutBack);
-        let bar = if first { progress_bar(output) } else { ProgressBar::hidden() };
-        let copied = copy(source, &sink, &assignments, &CopyOptions::default(), &|progress| show(&bar, progress))
-            .await?
-            .all()?;
-        for assignment in &assignments {
-            logs.raise_high_watermark(&assignment.partition, assignment.bounds.end).await?;
-        }
-        bar.finish_and_clear();
-        let partitions: Vec<PartitionCopied> = copied.done().cloned().collect();
-        if first || copied.records() > 0 {
-            report(&partitions, begun.elapsed(), output)?;
-        }
-        first = false;
-        if !follow {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -143,12 +60,12 @@ pub(super) struct Backup {
 impl Backup {
     pub(super) fn run(self, output: Output) -> Result<()> {
         let source = Connection::open(&self.source, &self.connection)?;
-        let clock = source.runtime.clock();
+        let clock = source.runtime().clock();
         let from = ClusterSource::new(source.plain_client()?);
         let mut options = BackupOptions { full: self.full, ..BackupOptions::default() };
         options.topics = self.topics.selection()?;
         let bar = progress_bar(output);
-        let made = source.runtime.block_on(async {
+        let made = source.block_on(async {
             let repository =
                 Repository::open_or_create(objects(&self.repository)?, random_id(&*clock), clock.now()).await?;
             backup(&from, &repository, &options, &|| clock.now(), &|progress| show(&bar, progress)).await
@@ -163,7 +80,7 @@ impl Backup {
                     "snapshot {} ({}): {} records, {} new, {} shared",
                     made.snapshot.id.short(),
                     made.snapshot.manifest.extent,
-                    table::count(i64::try_from(made.snapshot.manifest.totals.records).unwrap_or(i64::MAX)),
+                    table::count_u64(made.snapshot.manifest.totals.records),
                     table::bytes(costs.new_stored_bytes),
                     table::bytes(costs.shared_bytes),
                 )
@@ -210,14 +127,10 @@ impl Restore {
             SnapshotSource::open(repository, snapshot, &selection).await
         })?;
         let target = Connection::open_directory(&self.target)?;
-        let logs = target
-            .local()
-            .map(|local| local.embedded().clone())
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a directory was opened without a broker"))?;
+        let logs = target.embedded()?;
         let bar = progress_bar(output);
-        let restored = target
-            .runtime
-            .block_on(restore(&source, &logs, &RestoreOptions::default(), &|progress| show(&bar, progress)))?;
+        let restored =
+            target.block_on(restore(&source, &logs, &RestoreOptions::default(), &|progress| show(&bar, progress)))?;
         bar.finish_and_clear();
         let partitions: Vec<PartitionCopied> = restored.copied.done().cloned().collect();
         report(&partitions, begun.elapsed(), output)?;
@@ -248,12 +161,6 @@ impl Snapshots {
         let runtime = crate::native::Runtime::new()?;
         let snapshots =
             runtime.block_on(async { Repository::open(objects(&self.repository)?).await?.snapshots().await })?;
-        if output.json {
-            for snapshot in &snapshots {
-                output.result(|| snapshot_json(snapshot), String::new)?;
-            }
-            return Ok(());
-        }
         let rows: Vec<Vec<String>> = snapshots
             .iter()
             .map(|snapshot| {
@@ -264,7 +171,7 @@ impl Snapshots {
                     manifest.extent.to_string(),
                     manifest.totals.topics.to_string(),
                     manifest.totals.partitions.to_string(),
-                    table::count(i64::try_from(manifest.totals.records).unwrap_or(i64::MAX)),
+                    table::count_u64(manifest.totals.records),
                     table::bytes(manifest.costs.new_stored_bytes),
                     table::bytes(manifest.costs.shared_bytes),
                     format!("{:.1} s", manifest.costs.milliseconds as f64 / 1e3),
@@ -272,7 +179,7 @@ impl Snapshots {
             })
             .collect();
         let headers = ["snapshot", "time (UTC)", "kind", "topics", "partitions", "records", "new", "shared", "took"];
-        output.result(|| Value::Null, || table::draw(&headers, &rows))
+        output.rows(snapshots.iter().map(snapshot_json).collect(), || table::draw(&headers, &rows))
     }
 }
 
@@ -344,8 +251,8 @@ fn random_id(clock: &dyn Clock) -> Uuid {
     uuid::Builder::from_random_bytes(((half(1) << 64) | half(2)).to_be_bytes()).into_uuid()
 }
 
-fn progress_bar(output: Output) -> ProgressBar {
-    if output.quiet || output.json {
+pub(super) fn progress_bar(output: Output) -> ProgressBar {
+    if !output.shows_progress() {
         return ProgressBar::hidden();
     }
     // Drawn on stderr, and only if that is a terminal.
@@ -356,27 +263,30 @@ fn progress_bar(output: Output) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
+pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_length(progress.total_offsets);
     bar.set_position(progress.offsets);
     bar.set_message(format!(
         "{} of {} partitions, {} records, {}",
         progress.partitions,
         progress.total_partitions,
-        table::count(i64::try_from(progress.records).unwrap_or(i64::MAX)),
+        table::count_u64(progress.records),
         table::bytes(progress.bytes)
     ));
 }
 
-/// Says for each topic what was copied: "full: 0 → 1,204,331".
-fn report(partitions: &[PartitionCopied], took: Duration, output: Output) -> Result<()> {
+/// How many partitions of a topic are told of one by one.
+const TOLD: usize = 16;
+
+/// Says for each partition what was copied: "orders-0 full: 0 → 1,204,331".
+pub(super) fn report(partitions: &[PartitionCopied], took: Duration, output: Output) -> Result<()> {
     if output.json {
         for copied in partitions {
             let line = json!({
                 "topic": &*copied.partition.topic, "partition": copied.partition.partition,
                 "extent": copied.extent.to_string(), "start": copied.start, "end": copied.end,
                 "records": copied.records, "bytes": copied.bytes,
-                "hole": copied.hole.as_ref().map(|hole| format!("{hole:?}")), "parted_at": copied.parted_at,
+                "hole": copied.hole.map(|hole| [hole.start, hole.end]), "parted_at": copied.parted_at,
             });
             output.result(|| line, String::new)?;
         }
@@ -387,8 +297,11 @@ fn report(partitions: &[PartitionCopied], took: Duration, output: Output) -> Res
         topics.entry(&copied.partition.topic).or_default().push(copied);
     }
     for (topic, copied) in topics {
-        let moved = |copied: &&&PartitionCopied| copied.end > copied.start;
-        for partition in copied.iter().filter(moved).take(8) {
+        let moved: Vec<_> = copied.iter().filter(|copied| copied.end > copied.start).collect();
+        if moved.is_empty() {
+            output.say(format!("{topic}: nothing new in {}", table::plural(copied.len(), "partition")));
+        }
+        for partition in moved.iter().take(TOLD) {
             output.say(format!(
                 "{topic}-{} {}: {} → {}",
                 partition.partition.partition,
@@ -397,27 +310,37 @@ fn report(partitions: &[PartitionCopied], took: Duration, output: Output) -> Res
                 table::count(partition.end)
             ));
         }
-        let moving = copied.iter().filter(moved).count();
-        if moving > 8 {
-            output.say(format!("{topic}: and {} more partitions", moving - 8));
+        if moved.len() > TOLD {
+            output.say(format!("{topic}: and {} more", table::plural(moved.len() - TOLD, "partition")));
         }
-        for partition in copied.iter().filter(|copied| copied.hole.is_some()) {
-            output.say(format!(
-                "{topic}-{}: the source no longer has some offsets: {:?}",
-                partition.partition.partition, partition.hole
-            ));
+        for partition in &copied {
+            if let Some(hole) = partition.hole {
+                output.say(format!(
+                    "{topic}-{}: offsets {} to {} are missing, the source no longer has them",
+                    partition.partition.partition,
+                    table::count(hole.start),
+                    table::count(hole.end - 1)
+                ));
+            }
+            if let Some(parted_at) = partition.parted_at {
+                output.say(format!(
+                    "{topic}-{}: the source's history is another from offset {} on, and was copied anew",
+                    partition.partition.partition,
+                    table::count(parted_at)
+                ));
+            }
         }
     }
     let records: u64 = partitions.iter().map(|copied| copied.records).sum();
     let bytes: u64 = partitions.iter().map(|copied| copied.bytes).sum();
     let kind =
         if partitions.iter().any(|copied| copied.extent == Extent::Incremental) { "incremental" } else { "full" };
-    let seconds = took.as_secs_f64().max(0.001);
     output.say(format!(
-        "{kind}: {} records, {} in {seconds:.1} s ({:.0} MB/s)",
-        table::count(i64::try_from(records).unwrap_or(i64::MAX)),
+        "{kind}: {} records, {} in {} ({:.0} MB/s)",
+        table::count_u64(records),
         table::bytes(bytes),
-        bytes as f64 / 1e6 / seconds
+        table::duration(took),
+        bytes as f64 / 1e6 / took.as_secs_f64().max(0.001)
     ));
     Ok(())
 }
@@ -433,19 +356,4 @@ fn snapshot_json(snapshot: &Snapshot) -> Value {
         "milliseconds": manifest.costs.milliseconds,
         "notes": manifest.notes.iter().map(|note| format!("{note:?}")).collect::<Vec<_>>(),
     })
-}
-
-/// A moment as `2026-11-24 08:15:02`.
-fn time_text(ms: i64) -> String {
-    let (days, seconds) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000) / 1000);
-    // Days to a date in the proleptic Gregorian calendar, counted in 400-year eras from March (H. Hinnant's algorithm).
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let date = day_of_year - (153 * month_index + 2) / 5 + 1;
-    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

@@ -6,16 +6,25 @@
 
 mod connection;
 mod copies;
+mod groups;
+mod position;
 mod records;
+mod replicate;
 mod serve;
 mod table;
+mod topics;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::{Error, ErrorKind, Result};
+
+/// How long a command waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 not there; 4 unreachable or no answer in time; \
     5 refused; 6 damaged data; 130 interrupted.";
@@ -44,16 +53,16 @@ struct Cli {
 enum Command {
     /// Run a broker on a directory
     Serve(serve::Serve),
-    /// List, create, grow and delete topics
-    Topics(records::Topics),
+    /// List, describe, create, alter and delete topics
+    Topics(topics::Topics),
     /// Produce records from standard input: JSON lines, or plain ones
     Produce(records::Produce),
     /// Print records: JSON lines, or plain ones
     Consume(records::Consume),
-    /// List consumer groups, or show one's offsets and lag
-    Groups(records::Groups),
+    /// List, show, reset and delete consumer groups
+    Groups(groups::Groups),
     /// Copy topics into a local log, at the same offsets: all at first, what is new after
-    Replicate(copies::Replicate),
+    Replicate(replicate::Replicate),
     /// Back topics up into a repository: all at first, what is new after
     Backup(copies::Backup),
     /// Restore a snapshot to a local log, at the same offsets
@@ -82,8 +91,21 @@ impl Output {
     /// Prints a result: as JSON, or as the text a person reads.
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> Result<()> {
         let line = if self.json { json().to_string() } else { text() };
-        let mut out = std::io::stdout().lock();
+        let mut out = Stdout::lock();
         writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::from)
+    }
+
+    /// Prints a list: a JSON object a line, or a table.
+    fn rows(self, lines: Vec<serde_json::Value>, table: impl FnOnce() -> String) -> Result<()> {
+        if self.json {
+            return lines.into_iter().try_for_each(|line| self.result(|| line, String::new));
+        }
+        self.result(|| serde_json::Value::Null, table)
+    }
+
+    /// Whether progress is drawn; it is on stderr, and only if that is a terminal.
+    fn shows_progress(self) -> bool {
+        !self.quiet && !self.json
     }
 
     /// Says something about what is going on.
@@ -121,6 +143,8 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     };
     match outcome {
         Ok(()) => 0,
+        // Who read our output has had enough, as `head` does.
+        Err(_) if IS_UNREAD.load(Ordering::Relaxed) => BROKEN_PIPE,
         Err(error) => {
             if output.json {
                 let line = serde_json::json!({
@@ -137,6 +161,19 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     }
 }
 
+/// Returns when the process is asked to end.
+async fn wait_for_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        outcome = tokio::signal::ctrl_c() => outcome?,
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
 /// `ottla run` is the Python package's.
 fn run_python(args: &[OsString]) -> u8 {
     // The one that this program was installed with, if it was by pip.
@@ -148,6 +185,38 @@ fn run_python(args: &[OsString]) -> u8 {
             eprintln!("ottla: `ottla run` needs Python with the package ottla: {error}");
             1
         }
+    }
+}
+
+/// What a shell says of a program that SIGPIPE has ended.
+const BROKEN_PIPE: u8 = 141;
+
+/// Whether who read our standard output has gone.
+static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// Standard output, which notes when nobody reads it any more.
+struct Stdout(std::io::StdoutLock<'static>);
+
+impl Stdout {
+    fn lock() -> Self {
+        Self(std::io::stdout().lock())
+    }
+
+    fn note<T>(result: std::io::Result<T>) -> std::io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            IS_UNREAD.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Self::note(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Self::note(self.0.flush())
     }
 }
 

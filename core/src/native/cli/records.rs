@@ -1,215 +1,34 @@
-//! `ottla topics`, `ottla produce`, `ottla consume`, `ottla groups`.
+//! `ottla produce` and `ottla consume`: records as lines.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{BufRead, Write};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clap::{Args, Subcommand};
+use clap::Args;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, ConnectionArgs};
-use super::{Output, table};
-use crate::client::{
-    Admin, Consumer, ConsumerConfig, NewPartitions, NewTopic, Producer, ProducerConfig, Topic, TopicPartition,
-};
+use super::position::Position;
+use super::topics::{no_such_partition, partitions_of, topic};
+use super::{Output, PATIENCE, Stdout, table};
+use crate::client::config::IsolationLevel;
+use crate::client::{Admin, Consumer, ConsumerConfig, Listener, Producer, ProducerConfig, TopicPartition};
+use crate::record::Record;
 use crate::{Error, ErrorKind, Result};
 
-/// How long a command waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long delivery of what is left may take.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Arguments of `ottla topics`.
-#[derive(Debug, Args)]
-pub(super) struct Topics {
-    /// kafka://HOST:PORT[,…] or the directory of a log
-    #[arg(value_name = "SOURCE")]
-    source: String,
-
-    #[command(subcommand)]
-    action: Option<TopicsAction>,
-
-    #[command(flatten)]
-    connection: ConnectionArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum TopicsAction {
-    /// List topics (the default)
-    List,
-    /// Create a topic
-    Create {
-        name: String,
-        /// How many partitions; the broker's default when not given
-        #[arg(long, value_name = "N")]
-        partitions: Option<i32>,
-        /// How many replicas; the broker's default when not given
-        #[arg(long, value_name = "N")]
-        replication_factor: Option<i16>,
-        /// Topic configuration such as retention.ms=60000; may be repeated
-        #[arg(long = "config", value_name = "NAME=VALUE")]
-        configs: Vec<String>,
-    },
-    /// Add partitions to a topic
-    AddPartitions {
-        name: String,
-        /// How many it shall have in all
-        total: i32,
-    },
-    /// Delete a topic and all that is in it
-    Delete { name: String },
-}
-
-impl Topics {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let connection = Connection::open(&self.source, &self.connection)?;
-        let admin = Admin::new(connection.plain_client()?);
-        match self.action.unwrap_or(TopicsAction::List) {
-            TopicsAction::List => {
-                let topics = connection.runtime.block_on(admin.list_topics(PATIENCE))?;
-                let mut rows = Vec::new();
-                let mut found = Vec::new();
-                for topic in topics {
-                    let wanted = partitions_of(&topic);
-                    let at = |time| wanted.iter().cloned().map(|partition| (partition, time)).collect::<Vec<_>>();
-                    let sum = |time| {
-                        let listed = connection.runtime.block_on(admin.client().list_offsets(
-                            at(time),
-                            crate::client::config::IsolationLevel::ReadUncommitted,
-                            PATIENCE,
-                        ))?;
-                        listed.into_values().try_fold(0, |sum, found| Ok::<i64, Error>(sum + found?.offset))
-                    };
-                    let offsets = sum(crate::client::LATEST)? - sum(crate::client::EARLIEST)?;
-                    rows.push(vec![topic.name.to_string(), wanted.len().to_string(), table::count(offsets)]);
-                    found.push(json!({"topic": &*topic.name, "partitions": wanted.len(), "offsets": offsets}));
-                }
-                if output.json {
-                    for line in found {
-                        output.result(|| line, String::new)?;
-                    }
-                } else {
-                    output.result(|| Value::Null, || table::draw(&["topic", "partitions", "offsets"], &rows))?;
-                }
-            }
-            TopicsAction::Create { name, partitions, replication_factor, configs } => {
-                let mut topic = NewTopic { partitions, replication_factor, ..NewTopic::new(name.as_str()) };
-                for config in configs {
-                    let (option, value) = config.split_once('=').ok_or_else(|| {
-                        Error::new(ErrorKind::Invalid, format!("--config takes NAME=VALUE given={config}"))
-                    })?;
-                    topic = topic.config(option, value);
-                }
-                one(connection.runtime.block_on(admin.create_topics(&[topic], false, PATIENCE))?)?;
-                output.result(|| json!({"created": name}), || format!("created {name}"))?;
-            }
-            TopicsAction::AddPartitions { name, total } => {
-                let more = [(name.clone(), NewPartitions { total, assignments: None })].into();
-                one(connection.runtime.block_on(admin.create_partitions(&more, false, PATIENCE))?)?;
-                output.result(
-                    || json!({"topic": name, "partitions": total}),
-                    || format!("{name} has {total} partitions"),
-                )?;
-            }
-            TopicsAction::Delete { name } => {
-                one(connection.runtime.block_on(admin.delete_topics(&[&name], PATIENCE))?)?;
-                output.result(|| json!({"deleted": name}), || format!("deleted {name}"))?;
-            }
-        }
-        connection.close()
-    }
-}
-
-fn partitions_of(topic: &Topic) -> Vec<TopicPartition> {
-    (0..topic.partitions.len() as i32)
-        .map(|partition| TopicPartition::new(Arc::clone(&topic.name), partition))
-        .collect()
-}
-
-/// The result of the one thing that was asked.
-fn one<T>(results: impl IntoIterator<Item = (T, Result<()>)>) -> Result<()> {
-    results.into_iter().try_for_each(|(_, result)| result)
-}
-
-/// Arguments of `ottla groups`.
-#[derive(Debug, Args)]
-pub(super) struct Groups {
-    /// kafka://HOST:PORT[,…] or the directory of a log
-    #[arg(value_name = "SOURCE")]
-    source: String,
-
-    /// Show this group's committed offsets and lag instead of the list
-    group: Option<String>,
-
-    #[command(flatten)]
-    connection: ConnectionArgs,
-}
-
-impl Groups {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let connection = Connection::open(&self.source, &self.connection)?;
-        let admin = Admin::new(connection.plain_client()?);
-        let mut rows = Vec::new();
-        let mut found = Vec::new();
-        let headers: &[&str] = match &self.group {
-            None => {
-                for group in connection.runtime.block_on(admin.list_groups(PATIENCE))? {
-                    rows.push(vec![group.group_id.clone(), group.state.clone()]);
-                    found.push(json!({"group": group.group_id, "state": group.state}));
-                }
-                &["group", "state"]
-            }
-            Some(group) => {
-                let committed = connection.runtime.block_on(admin.list_group_offsets(group, None, PATIENCE))?;
-                if committed.is_empty() {
-                    return Err(Error::new(
-                        ErrorKind::NotFound,
-                        format!("the group has committed nothing, or is not there group={group}"),
-                    ));
-                }
-                let wanted = committed.keys().cloned().map(|partition| (partition, crate::client::LATEST)).collect();
-                let ends = connection.runtime.block_on(admin.client().list_offsets(
-                    wanted,
-                    crate::client::config::IsolationLevel::ReadUncommitted,
-                    PATIENCE,
-                ))?;
-                let mut all: Vec<_> = committed.into_iter().collect();
-                all.sort_by(|one, other| one.0.cmp(&other.0));
-                for (partition, committed) in all {
-                    let end = match ends.get(&partition) {
-                        Some(Ok(end)) => Some(end.offset),
-                        _ => None,
-                    };
-                    let lag = end.map(|end| (end - committed.offset).max(0));
-                    rows.push(vec![
-                        partition.to_string(),
-                        table::count(committed.offset),
-                        end.map_or("?".to_owned(), table::count),
-                        lag.map_or("?".to_owned(), table::count),
-                    ]);
-                    found.push(json!({
-                        "group": group, "topic": &*partition.topic, "partition": partition.partition,
-                        "committed": committed.offset, "end": end, "lag": lag,
-                    }));
-                }
-                &["partition", "committed", "end", "lag"]
-            }
-        };
-        if output.json {
-            for line in found {
-                output.result(|| line, String::new)?;
-            }
-        } else {
-            output.result(|| Value::Null, || table::draw(headers, &rows))?;
-        }
-        connection.close()
-    }
-}
+/// How many undelivered records are kept count of before their outcome is looked at.
+const OPEN_TICKETS: usize = 10_000;
 
 /// Arguments of `ottla produce`.
 #[derive(Debug, Args)]
 pub(super) struct Produce {
-    /// kafka://HOST:PORT[,…] or the directory of a log
+    /// kafka://HOST:PORT[,…] or the directory of a log, made when missing
     #[arg(value_name = "TARGET")]
     target: String,
 
@@ -223,6 +42,18 @@ pub(super) struct Produce {
     #[arg(short = 'K', long, value_name = "DELIMITER", requires = "lines")]
     key_delimiter: Option<String>,
 
+    /// To this partition, where a line does not say
+    #[arg(short, long, value_name = "N")]
+    partition: Option<i32>,
+
+    /// With this key, where a line does not say
+    #[arg(short, long)]
+    key: Option<String>,
+
+    /// With this header, before those of the line; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE")]
+    headers: Vec<String>,
+
     /// Codec: none, gzip, snappy, lz4 or zstd
     #[arg(short = 'z', long, default_value = "none")]
     compression: String,
@@ -233,15 +64,23 @@ pub(super) struct Produce {
 
 impl Produce {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let connection = Connection::open(&self.target, &self.connection)?;
+        let mut headers: Vec<(String, Option<Vec<u8>>)> = Vec::new();
+        for header in &self.headers {
+            let (name, value) = header
+                .split_once('=')
+                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("--header takes NAME=VALUE given={header}")))?;
+            headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
+        }
+        let connection = Connection::open_or_make(&self.target, &self.connection)?;
         let mut options = connection.options();
         if self.compression != "none" {
             options.set("compression_type", self.compression.as_str());
         }
         let (client, config) = ProducerConfig::from_options(&options)?;
         let (producer, driver) = Producer::new(connection.client(client), config);
-        connection.runtime.spawn(driver);
-        let mut tickets = Vec::new();
+        connection.runtime().spawn(driver);
+        let mut count: usize = 0;
+        let mut open = VecDeque::new();
         for (number, line) in std::io::stdin().lock().split(b'\n').enumerate() {
             let mut line = line?;
             if line.last() == Some(&b'\r') && !self.lines {
@@ -254,27 +93,31 @@ impl Produce {
             } else {
                 Line::from_json(&line).map_err(|error| error.context(format_args!("line {}", number + 1)))?
             };
-            let headers: Vec<(&str, Option<&[u8]>)> =
-                record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-            tickets.push(connection.runtime.block_on(producer.send_waiting(
+            let all: Vec<(&str, Option<&[u8]>)> =
+                headers.iter().chain(&record.headers).map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            open.push_back(connection.block_on(producer.send_waiting(
                 &self.topic,
-                record.partition,
+                record.partition.or(self.partition),
                 record.timestamp,
-                record.key.as_deref(),
+                record.key.as_deref().or(self.key.as_ref().map(String::as_bytes)),
                 record.value.as_deref(),
-                &headers,
+                &all,
             ))?);
+            count += 1;
+            while open.len() > OPEN_TICKETS || open.front().is_some_and(|ticket| ticket.batch().is_settled()) {
+                let Some(ticket) = open.pop_front() else { break };
+                connection.block_on(ticket.wait())?;
+            }
         }
-        connection.runtime.block_on(producer.flush(Duration::from_secs(120)))?;
-        let count = tickets.len();
-        for ticket in tickets {
-            connection.runtime.block_on(ticket.wait())?;
+        connection.block_on(producer.flush(FLUSH_PATIENCE))?;
+        for ticket in open {
+            connection.block_on(ticket.wait())?;
         }
-        connection.runtime.block_on(producer.close(PATIENCE))?;
+        connection.block_on(producer.close(PATIENCE))?;
         if output.json {
             output.result(|| json!({"topic": self.topic, "records": count}), String::new)?;
         } else {
-            output.say(format!("produced {} records to {}", table::count(count as i64), self.topic));
+            output.say(format!("produced {} to {}", table::plural(count, "record"), self.topic));
         }
         connection.close()
     }
@@ -287,25 +130,41 @@ pub(super) struct Consume {
     #[arg(value_name = "SOURCE")]
     source: String,
 
-    topic: String,
+    /// Topics
+    #[arg(required = true, value_name = "TOPIC", value_delimiter = ',')]
+    topics: Vec<String>,
 
-    /// Where to begin: beginning, end, or a timestamp in ms
-    #[arg(long, default_value = "beginning")]
+    /// As a member of this group: from where it stands, and what was printed is committed
+    #[arg(short = 'G', long)]
+    group: Option<String>,
+
+    /// Where to begin: beginning, end, an offset, -N (the last N of each partition), @MS or a time such as
+    /// 2026-01-31T08:00:00Z; with --group, beginning or end for partitions it has committed nothing for
+    #[arg(short = 'o', long, value_name = "POSITION", default_value = "beginning", allow_hyphen_values = true)]
     from: String,
 
+    /// Where to end: as --from; the end at the start of the command when not given
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    until: Option<String>,
+
     /// One partition alone
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", conflicts_with = "group")]
     partition: Option<i32>,
 
     /// End after so many records
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short, long, value_name = "N")]
     count: Option<usize>,
 
     /// Go on at the end instead of ending there
-    #[arg(short, long)]
+    #[arg(short = 'F', long, conflicts_with = "until")]
     follow: bool,
 
-    /// Print values alone, a line each, instead of JSON objects
+    /// Print this for each record instead of a JSON object: %t topic, %p partition, %o offset, %T timestamp in ms, %k key,
+    /// %s value, %K and %S their lengths (-1 for none), %h headers, %% a percent sign, \n \r \t \\ \xNN
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "lines")]
+    format: Option<String>,
+
+    /// Print values alone, a line each: --format '%s\n'
     #[arg(long)]
     lines: bool,
 
@@ -319,100 +178,311 @@ pub(super) struct Consume {
 
 impl Consume {
     pub(super) fn run(self, output: Output) -> Result<()> {
+        let format = match (&self.format, self.lines) {
+            (Some(format), _) => Format::parse(format)?,
+            (None, true) => Format::parse("%s\\n")?,
+            (None, false) => Format::Json,
+        };
+        let from: Position = self.from.parse()?;
+        let until: Position = self.until.as_deref().map_or(Ok(Position::End), str::parse)?;
         let connection = Connection::open(&self.source, &self.connection)?;
         let mut options = connection.options();
-        options.set("auto_offset_reset", "earliest").set("allow_auto_create_topics", false);
+        options.set("allow_auto_create_topics", false).set("enable_auto_commit", false);
+        options.set("auto_offset_reset", "earliest");
         if self.read_committed {
             options.set("isolation_level", "read_committed");
         }
-        let (client, config) = ConsumerConfig::from_options(&options)?;
-        let (consumer, driver) = Consumer::new(connection.client(client), config);
-        connection.runtime.spawn(driver);
-        let runtime = &connection.runtime;
-        let topic = runtime.block_on(consumer.partitions_for_topic(&self.topic, PATIENCE))?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("no such topic topic={} source={}", self.topic, self.source))
-        })?;
-        let partitions: Vec<TopicPartition> = partitions_of(&topic)
-            .into_iter()
-            .filter(|partition| self.partition.is_none_or(|wanted| wanted == partition.partition))
-            .collect();
-        if partitions.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, format!("no such partition topic={}", self.topic)));
-        }
-        consumer.assign(&partitions)?;
-        let ends = runtime.block_on(consumer.end_offsets(&partitions, PATIENCE))?;
-        match self.from.as_str() {
-            "beginning" => consumer.seek_to_beginning(&partitions)?,
-            "end" => consumer.seek_to_end(&partitions)?,
-            time => {
-                let time: i64 = time.parse().map_err(|_| {
-                    Error::new(ErrorKind::Invalid, format!("--from takes beginning, end or milliseconds given={time}"))
-                })?;
-                let wanted: Vec<_> = partitions.iter().cloned().map(|partition| (partition, time)).collect();
-                let found = runtime.block_on(consumer.offsets_for_times(&wanted.into_iter().collect(), PATIENCE))?;
-                for partition in &partitions {
-                    let offset = found.get(partition).and_then(Option::as_ref).map_or(ends[partition], |at| at.offset);
-                    consumer.seek(partition, offset)?;
-                }
-            }
-        }
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let mut left = self.count.unwrap_or(usize::MAX);
-        let mut seen = 0_usize;
-        let mut quiet_since = Instant::now();
-        'all: while left > 0 {
-            if !self.follow {
-                let mut done = true;
-                for partition in &partitions {
-                    done &= runtime.block_on(consumer.position(partition, PATIENCE))? >= ends[partition];
-                }
-                if done {
-                    break;
-                }
-                if quiet_since.elapsed() > PATIENCE {
+        if let Some(group) = &self.group {
+            options.set("group_id", group.as_str());
+            match from {
+                Position::Beginning => {}
+                Position::End => drop(options.set("auto_offset_reset", "latest")),
+                _ => {
                     return Err(Error::new(
-                        ErrorKind::Timeout,
-                        format!("nothing arrived in 30 s topic={}", self.topic),
+                        ErrorKind::Invalid,
+                        "a group begins where it stands; `ottla groups SOURCE reset GROUP --to POSITION` sets that",
                     ));
                 }
             }
-            let polled = runtime.block_on(consumer.poll(Duration::from_millis(200), Some(left.min(10_000))))?;
+        }
+        let (client, config) = ConsumerConfig::from_options(&options)?;
+        let (consumer, driver) = Consumer::new(connection.client(client), config);
+        connection.runtime().spawn(driver);
+        let mut reading = Reading {
+            consumer,
+            isolation: if self.read_committed {
+                IsolationLevel::ReadCommitted
+            } else {
+                IsolationLevel::ReadUncommitted
+            },
+            until: (!self.follow).then_some(until),
+            ends: BTreeMap::new(),
+            printed: 0,
+        };
+        let read = connection.block_on(async {
+            reading.begin(&self, from).await?;
+            reading.read(&format, self.count, self.group.is_some()).await
+        });
+        connection.block_on(reading.consumer.close(false, PATIENCE))?;
+        read?;
+        if !output.json {
+            output.say(table::plural(reading.printed, "record"));
+        }
+        connection.close()
+    }
+}
+
+/// What is being printed.
+struct Reading {
+    consumer: Consumer,
+    isolation: IsolationLevel,
+    /// Where it ends; goes on without.
+    until: Option<Position>,
+    /// The offsets at which partitions end.
+    ends: BTreeMap<TopicPartition, i64>,
+    printed: usize,
+}
+
+impl Reading {
+    async fn begin(&mut self, args: &Consume, from: Position) -> Result<()> {
+        let client = self.consumer.client();
+        let admin = Admin::new(client.clone());
+        let mut partitions = Vec::new();
+        for name in &args.topics {
+            partitions.extend(partitions_of(&*topic(&admin, name).await?));
+        }
+        partitions.retain(|partition| args.partition.is_none_or(|wanted| wanted == partition.partition));
+        if partitions.is_empty() {
+            return Err(no_such_partition(&args.topics.join(","), args.partition));
+        }
+        if args.group.is_some() {
+            return self.consumer.subscribe(&args.topics, Listener::None);
+        }
+        // The end first: what comes after it is another command's.
+        self.note_ends(&partitions).await?;
+        let starts = from.offsets(self.consumer.client(), &partitions, self.isolation, PATIENCE).await?;
+        self.consumer.assign(&partitions)?;
+        for (partition, start) in &starts {
+            self.consumer.seek(partition, *start)?;
+        }
+        Ok(())
+    }
+
+    async fn note_ends(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        if let Some(until) = self.until {
+            self.ends.extend(until.offsets(self.consumer.client(), partitions, self.isolation, PATIENCE).await?);
+        }
+        Ok(())
+    }
+
+    /// Whether every partition that is assigned is at its end.
+    async fn is_done(&mut self) -> Result<bool> {
+        let is_assigned = self.consumer.group_metadata().is_none_or(|group| group.stable);
+        if self.until.is_none() || !is_assigned {
+            return Ok(false);
+        }
+        let assignment = self.consumer.assignment();
+        let mut new = assignment.clone();
+        new.retain(|partition| !self.ends.contains_key(partition));
+        if !new.is_empty() {
+            self.note_ends(&new).await?;
+        }
+        for partition in &assignment {
+            let Some(end) = self.ends.get(partition) else { return Ok(false) };
+            if self.consumer.position(partition, PATIENCE).await? < *end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn read(&mut self, format: &Format, count: Option<usize>, commits: bool) -> Result<()> {
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, Stdout::lock());
+        let mut left = count.unwrap_or(usize::MAX);
+        let mut quiet_since = Instant::now();
+        while left > 0 && !self.is_done().await? {
+            if self.until.is_some() && quiet_since.elapsed() > PATIENCE {
+                let message = format!("nothing arrived in {} s", PATIENCE.as_secs());
+                return Err(Error::new(ErrorKind::Timeout, message));
+            }
+            let polled = self.consumer.poll(Duration::from_millis(200), Some(left.min(10_000))).await?;
+            let mut printed = 0;
+            let mut positions = HashMap::new();
             for batch in &polled.batches {
                 quiet_since = Instant::now();
+                let end = self.ends.get(&batch.partition).copied().unwrap_or(i64::MAX);
                 for record in batch.iter() {
                     let record = record?;
-                    if self.lines {
-                        out.write_all(record.value.unwrap_or_default())?;
-                    } else {
-                        let mut headers = Vec::new();
-                        for header in record.headers {
-                            let (name, value) = header?;
-                            headers.push(json!([name, bytes_to_json(value)]));
-                        }
-                        let line = json!({
-                            "topic": &*batch.partition.topic, "partition": batch.partition.partition,
-                            "offset": record.offset, "timestamp": record.timestamp,
-                            "key": bytes_to_json(record.key), "value": bytes_to_json(record.value), "headers": headers,
-                        });
-                        write!(out, "{line}")?;
+                    if record.offset >= end {
+                        break;
                     }
-                    out.write_all(b"\n")?;
-                    seen += 1;
-                    left -= 1;
-                    if left == 0 {
-                        break 'all;
+                    format.write(&mut out, &batch.partition, &record)?;
+                    printed += 1;
+                }
+                positions.insert(batch.partition.clone(), crate::client::OffsetAndMetadata::new(batch.to.min(end)));
+            }
+            out.flush()?;
+            self.printed += printed;
+            left = left.saturating_sub(printed);
+            if commits && !positions.is_empty() {
+                self.consumer.commit(Some(positions), PATIENCE).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a record is printed.
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    /// A JSON object a line.
+    Json,
+    Pieces(Vec<Piece>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    Text(Vec<u8>),
+    /// The letter after the percent sign.
+    Field(u8),
+}
+
+impl Format {
+    /// kcat's: what a percent sign and a backslash mean.
+    fn parse(text: &str) -> Result<Self> {
+        let invalid = |what: String| Error::new(ErrorKind::Invalid, format!("{what} format={text}"));
+        let mut pieces = Vec::new();
+        let mut literal = Vec::new();
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            match byte {
+                b'%' => match rest.next() {
+                    Some(b'%') => literal.push(b'%'),
+                    Some(field) if b"tpoTksKSh".contains(&field) => {
+                        if !literal.is_empty() {
+                            pieces.push(Piece::Text(std::mem::take(&mut literal)));
+                        }
+                        pieces.push(Piece::Field(field));
+                    }
+                    other => {
+                        let other = other.map_or(String::new(), |byte| char::from(byte).to_string());
+                        return Err(invalid(format!("a format has no %{other}, see `ottla consume --help`")));
+                    }
+                },
+                b'\\' => match rest.next() {
+                    Some(b'n') => literal.push(b'\n'),
+                    Some(b'r') => literal.push(b'\r'),
+                    Some(b't') => literal.push(b'\t'),
+                    Some(b'\\') => literal.push(b'\\'),
+                    Some(b'x') => {
+                        let digits: Vec<u8> = rest.by_ref().take(2).collect();
+                        let byte = std::str::from_utf8(&digits).ok().filter(|digits| digits.len() == 2);
+                        let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+                        literal.push(byte.ok_or_else(|| invalid("two hex digits come after \\x".to_owned()))?);
+                    }
+                    other => {
+                        let other = other.map_or(String::new(), |byte| char::from(byte).to_string());
+                        return Err(invalid(format!("a format has no \\{other}, see `ottla consume --help`")));
+                    }
+                },
+                byte => literal.push(byte),
+            }
+        }
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(literal));
+        }
+        Ok(Self::Pieces(pieces))
+    }
+
+    fn write(&self, out: &mut impl Write, partition: &TopicPartition, record: &Record<'_>) -> Result<()> {
+        let pieces = match self {
+            Self::Pieces(pieces) => pieces,
+            Self::Json => {
+                let mut headers = Vec::new();
+                for header in record.headers.raw() {
+                    let (name, value) = header?;
+                    headers.push((Text(Some(name)), Text(value)));
+                }
+                let line = JsonRecord {
+                    topic: &partition.topic,
+                    partition: partition.partition,
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    key: Text(record.key),
+                    value: Text(record.value),
+                    headers,
+                };
+                serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
+                out.write_all(b"\n")?;
+                return Ok(());
+            }
+        };
+        let length = |bytes: Option<&[u8]>| bytes.map_or(-1, |bytes| bytes.len() as i64);
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => out.write_all(text)?,
+                Piece::Field(b't') => out.write_all(partition.topic.as_bytes())?,
+                Piece::Field(b'p') => write!(out, "{}", partition.partition)?,
+                Piece::Field(b'o') => write!(out, "{}", record.offset)?,
+                Piece::Field(b'T') => write!(out, "{}", record.timestamp)?,
+                Piece::Field(b'k') => out.write_all(record.key.unwrap_or_default())?,
+                Piece::Field(b's') => out.write_all(record.value.unwrap_or_default())?,
+                Piece::Field(b'K') => write!(out, "{}", length(record.key))?,
+                Piece::Field(b'S') => write!(out, "{}", length(record.value))?,
+                Piece::Field(_) => {
+                    for (place, header) in record.headers.raw().enumerate() {
+                        let (name, value) = header?;
+                        out.write_all(if place > 0 { b"," } else { b"" })?;
+                        out.write_all(name)?;
+                        out.write_all(b"=")?;
+                        out.write_all(value.unwrap_or(b"NULL"))?;
                     }
                 }
             }
-            out.flush()?;
         }
-        out.flush()?;
-        drop(out);
-        connection.runtime.block_on(consumer.close(false, PATIENCE))?;
-        if !output.json {
-            output.say(format!("{} records", table::count(seen as i64)));
+        Ok(())
+    }
+}
+
+/// A record as a line of output gives it.
+#[derive(Serialize)]
+struct JsonRecord<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    key: Text<'a>,
+    value: Text<'a>,
+    headers: Vec<(Text<'a>, Text<'a>)>,
+}
+
+/// Bytes as JSON: text where they are UTF-8, else base64.
+struct Text<'a>(Option<&'a [u8]>);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_none(),
+            Some(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => serializer.serialize_str(text),
+                Err(_) => {
+                    let mut map = serializer.serialize_map(Some(1))?;
+                    map.serialize_entry("base64", &STANDARD.encode(bytes))?;
+                    map.end()
+                }
+            },
         }
-        connection.close()
+    }
+}
+
+/// The reverse of [`Text`]; `None` if it is neither.
+#[allow(clippy::option_option)]
+fn bytes_from_json(value: &Value) -> Option<Option<Vec<u8>>> {
+    match value {
+        Value::Null => Some(None),
+        Value::String(text) => Some(Some(text.as_bytes().to_vec())),
+        Value::Object(fields) if fields.len() == 1 => STANDARD.decode(fields.get("base64")?.as_str()?).ok().map(Some),
+        _ => None,
     }
 }
 
@@ -483,28 +553,6 @@ impl Line {
 /// What a line of `ottla produce` looks like.
 const SHAPE: &str = r#"{"key": …, "value": …, "headers": [["name", …]], "partition": N, "timestamp": MS} where … is text, null or {"base64": "…"}"#;
 
-/// Bytes as JSON: text where they are UTF-8, else base64.
-fn bytes_to_json(bytes: Option<&[u8]>) -> Value {
-    match bytes {
-        None => Value::Null,
-        Some(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => json!(text),
-            Err(_) => json!({"base64": STANDARD.encode(bytes)}),
-        },
-    }
-}
-
-/// The reverse of [`bytes_to_json`]; `None` if it is neither.
-#[allow(clippy::option_option)]
-fn bytes_from_json(value: &Value) -> Option<Option<Vec<u8>>> {
-    match value {
-        Value::Null => Some(None),
-        Value::String(text) => Some(Some(text.as_bytes().to_vec())),
-        Value::Object(fields) if fields.len() == 1 => STANDARD.decode(fields.get("base64")?.as_str()?).ok().map(Some),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -512,7 +560,8 @@ mod tests {
     #[test]
     fn any_bytes_survive_the_way_through_a_line() {
         for bytes in [None, Some(&b""[..]), Some(b"text \xc3\xa4 \"quoted\"\n"), Some(&[0, 255, 128])] {
-            assert_eq!(bytes_from_json(&bytes_to_json(bytes)).unwrap().as_deref(), bytes);
+            let line = serde_json::to_value(Text(bytes)).unwrap();
+            assert_eq!(bytes_from_json(&line).unwrap().as_deref(), bytes);
         }
         let line =
             br#"{"key":null,"value":{"base64":"AP8="},"headers":[["h","1"],["h",null]],"timestamp":5,"offset":9}"#;
@@ -529,5 +578,16 @@ mod tests {
         let record = Line::from_text(b"k::v::w", Some("::"));
         assert_eq!((record.key.unwrap(), record.value.unwrap()), (b"k".to_vec(), b"v::w".to_vec()));
         assert_eq!(Line::from_text(b"v", Some(":")).key, None);
+    }
+
+    #[test]
+    fn formats_are_kcats() {
+        let text = |text: &str| Piece::Text(text.as_bytes().to_vec());
+        let format = Format::parse(r"%t [%p]\t100%%\x21\n").unwrap();
+        let pieces = vec![Piece::Field(b't'), text(" ["), Piece::Field(b'p'), text("]\t100%!\n")];
+        assert_eq!(format, Format::Pieces(pieces));
+        for wrong in ["%", "%z", r"\", r"\q", r"\x4", r"\xzz"] {
+            assert!(Format::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }
