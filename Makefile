@@ -22,7 +22,8 @@ help: ## what there is
 
 demo: ## a record's whole way, on 336,776 real flights; KAFKA=host:port leads with a real cluster
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv demo
-	@$(phase) "demonstration" .venv/bin/python examples/demo.py $(if $(KAFKA),--kafka $(KAFKA))
+	@$(phase) "demonstration" .venv/bin/ottla demo --csv "$$(.venv/bin/python scripts/flights)" --key carrier --time time_hour \
+	    --header origin --header dest $(if $(KAFKA),--kafka $(KAFKA))
 
 test: test-rust test-python test-interop test-wasm test-examples ## every test: Rust, Python, interoperability, wasm, examples
 

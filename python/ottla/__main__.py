@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     # Python would only note Ctrl-C until the Rust function returns; the system's own answer ends the process.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        return _ottla.main(["ottla", *arguments])
+        return _ottla.main(["ottla", *arguments], [sys.executable, "-m", "ottla"])
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -15,7 +15,6 @@ use super::{Output, table};
 use crate::backup::{
     BackupOptions, CheckOptions, Repository, RestoreOptions, Snapshot, SnapshotSource, backup, check, restore,
 };
-use crate::clock::Clock;
 use crate::native::objects::FileObjects;
 use crate::replication::{ClusterSource, Extent, PartitionCopied, Progress, Selection};
 use crate::{Error, ErrorKind, Result};
@@ -66,8 +65,7 @@ impl Backup {
         options.topics = self.topics.selection()?;
         let bar = progress_bar(output);
         let made = source.block_on(async {
-            let repository =
-                Repository::open_or_create(objects(&self.repository)?, random_id(&*clock), clock.now()).await?;
+            let repository = Repository::open_or_create(objects(&self.repository)?, random_id(), clock.now()).await?;
             backup(&from, &repository, &options, &|| clock.now(), &|progress| show(&bar, progress)).await
         })?;
         bar.finish_and_clear();
@@ -234,7 +232,7 @@ impl Check {
     }
 }
 
-fn objects(path: &str) -> Result<Arc<FileObjects>> {
+pub(super) fn objects(path: &str) -> Result<Arc<FileObjects>> {
     if path.contains("://") && !path.starts_with("file://") {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -245,9 +243,10 @@ fn objects(path: &str) -> Result<Arc<FileObjects>> {
 }
 
 /// An id that no other repository has.
-fn random_id(clock: &dyn Clock) -> Uuid {
+pub(super) fn random_id() -> Uuid {
     use std::hash::{BuildHasher, RandomState};
-    let half = |salt: u64| u128::from(RandomState::new().hash_one((clock.now(), std::process::id(), salt)));
+    let half =
+        |salt: u64| u128::from(RandomState::new().hash_one((std::time::SystemTime::now(), std::process::id(), salt)));
     uuid::Builder::from_random_bytes(((half(1) << 64) | half(2)).to_be_bytes()).into_uuid()
 }
 

@@ -6,6 +6,7 @@
 
 mod connection;
 mod copies;
+mod demo;
 mod groups;
 mod position;
 mod records;
@@ -71,6 +72,8 @@ enum Command {
     Snapshots(copies::Snapshots),
     /// Check a repository
     Check(copies::Check),
+    /// Show a record's whole way: produce, follow, back up, lose the leader, restore, compare
+    Demo(demo::Demo),
     /// Run a Python script that imports kafka, on Ottla
     #[command(disable_help_flag = true)]
     Run {
@@ -116,8 +119,9 @@ impl Output {
     }
 }
 
-/// Runs the command line `args` (the program's name first) and returns the exit code.
-pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+/// Runs the command line `args` (the program's name first) and returns the exit code. `program` is how to start this program
+/// again: its file, and what comes before a command's name.
+pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program: &[OsString]) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -139,6 +143,7 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
         Command::Restore(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),
         Command::Check(command) => command.run(output),
+        Command::Demo(command) => command.run(output, program),
         Command::Run { args } => return run_python(&args),
     };
     match outcome {
