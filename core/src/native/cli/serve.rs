@@ -112,7 +112,7 @@ impl Serve {
         let cluster_id = broker.embedded().cluster_id()?;
         let node_id = match &self.follow {
             // The same after a restart, and another than any other follower's.
-            Some(_) if given_node_id == 0 => generated_node_id(&cluster_id),
+            Some(_) if given_node_id == 0 && self.node_id.is_none() => generated_node_id(&cluster_id),
             _ => given_node_id,
         };
         broker.embedded().renumber(node_id)?;
