@@ -95,6 +95,14 @@ impl Error {
     }
 }
 
+/// The same error once more: what is shared by many is reported to each.
+pub(crate) fn repeat(error: &Error) -> Error {
+    match error.code() {
+        Some(code) => Error::from_code(code, error.to_string()),
+        None => Error::new(error.kind(), error.to_string()),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import selectors
 import socket
@@ -158,7 +159,6 @@ _HERE = frozenset(
         "partitioner",
         "selector",
         "socket_options",
-        "ssl_context",
         "value_deserializer",
         "value_serializer",
     }
@@ -270,15 +270,24 @@ def _servers(servers: Any) -> str:
     return ",".join(addresses)
 
 
-_UNSUPPORTED = ("ssl_", "sasl_", "proxy_url", "socks5_proxy")
-"""Options of connections that this version does not make; `security_protocol` itself is the core's to refuse."""
+_UNSUPPORTED = {
+    "ssl_context": "name files by ssl_cafile, ssl_certfile and ssl_keyfile instead",
+    "ssl_ciphers": "the TLS library offers only such as are safe",
+    "sasl_kerberos_name": "sasl_mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    "sasl_kerberos_service_name": "sasl_mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    "sasl_kerberos_domain_name": "sasl_mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    "sasl_oauth_token_provider": "sasl_mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    "proxy_url": "connections go to the brokers directly",
+    "socks5_proxy": "connections go to the brokers directly",
+}
+"""Options of kafka-python that this version does not have, and what there is instead."""
 
 
 def for_core(config: Options, given: Mapping[str, Any], defaults: Options) -> dict[str, Any]:
     """Return the options that the core decides about, as they were given.
 
     Raises:
-        UnsupportedError: An option of TLS, SASL or a proxy is set.
+        UnsupportedError: An option is set that this version does not have.
     """
     options: dict[str, Any] = {"bootstrap_servers": _servers(config["bootstrap_servers"])}
     for name in given:
@@ -286,10 +295,12 @@ def for_core(config: Options, given: Mapping[str, Any], defaults: Options) -> di
         if target in _HERE or target == "bootstrap_servers" or target not in config:
             continue
         value = config[target]
-        if target.startswith(_UNSUPPORTED):
+        if target in _UNSUPPORTED:
             if value is not None and value != defaults[target]:
-                raise UnsupportedError(f"this version connects without TLS, SASL and proxies: leave {target} out")
+                raise UnsupportedError(f"this version has no {target}: {_UNSUPPORTED[target]}")
             continue
+        if target in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile") and value is not None:
+            value = os.fspath(value)
         if target == "partition_assignment_strategy":
             value = [_assignor(strategy) for strategy in value]
         options[target] = value

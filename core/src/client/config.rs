@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::protocol::sasl::{Credentials, Mechanism, Secret};
 use crate::record::Compression;
 use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result};
@@ -72,8 +73,18 @@ impl fmt::Display for Value {
 }
 
 /// Options by name.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Options(BTreeMap<String, Value>);
+
+impl fmt::Debug for Options {
+    /// Without passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value): (&String, &Value)| {
+            (name.clone(), if name.ends_with("password") { Value::from("***") } else { value.clone() })
+        };
+        f.debug_map().entries(self.0.iter().map(shown)).finish()
+    }
+}
 
 impl Options {
     /// No options: everything by default.
@@ -188,6 +199,18 @@ impl FromValue for String {
             Value::Text(text) => Ok(text.clone()),
             _ => Err("expected a text".to_owned()),
         }
+    }
+}
+
+impl FromValue for Secret {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        Ok(Self::new(value.to_string()))
+    }
+}
+
+impl FromValue for Mechanism {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        value.to_string().parse()
     }
 }
 
@@ -319,6 +342,18 @@ words! {
     SaslPlaintext = "sasl_plaintext",
     /// SASL over TLS.
     SaslSsl = "sasl_ssl",
+}
+
+impl SecurityProtocol {
+    /// Whether the connection is encrypted.
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    /// Whether the client logs in.
+    pub fn has_login(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
 }
 
 /// How a group's leader shares partitions out, in order of preference.
@@ -455,6 +490,24 @@ options! {
             "expected use_all_dns_ips or resolve_canonical_bootstrap_servers_only";
         /// What protects the connection.
         security_protocol: SecurityProtocol = SecurityProtocol::Plaintext;
+        /// A file of certificates (PEM) of the authorities that brokers are trusted by; the system's when not set.
+        ssl_cafile: Option<String> = None;
+        /// A file with the client's own certificate (PEM) and those of its issuers, where brokers want one.
+        ssl_certfile: Option<String> = None;
+        /// A file with the certificate's key (PEM); `ssl_certfile` when not set.
+        ssl_keyfile: Option<String> = None;
+        /// What the key is encrypted with.
+        ssl_password: Option<Secret> = None;
+        /// A file of revoked certificates (PEM); nothing is looked up when not set.
+        ssl_crlfile: Option<String> = None;
+        /// Whether a broker's certificate must name the host that was connected to.
+        ssl_check_hostname: bool = true;
+        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+        sasl_mechanism: Option<Mechanism> = None;
+        /// Who to log in as.
+        sasl_plain_username: Option<String> = None;
+        /// The password, for each of the mechanisms.
+        sasl_plain_password: Option<Secret> = None;
         /// The largest answer that is accepted, in bytes.
         receive_message_max_bytes: usize = 100_000_000, if |bytes| *bytes >= 1024, "must be 1024 at least";
         /// The socket's receive buffer, in bytes; the system's choice when not set.
@@ -473,12 +526,30 @@ impl ClientConfig {
         Self::take(options)?.checked()
     }
 
+    /// Who to log in as, where the connection is one with SASL.
+    pub fn credentials(&self) -> Option<Credentials> {
+        if !self.security_protocol.has_login() {
+            return None;
+        }
+        Some(Credentials {
+            mechanism: self.sasl_mechanism?,
+            username: self.sasl_plain_username.clone()?,
+            password: self.sasl_plain_password.clone()?,
+        })
+    }
+
     fn checked(self) -> Result<Self> {
-        if self.security_protocol != SecurityProtocol::Plaintext {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "this version connects without TLS and SASL only: use security_protocol=PLAINTEXT",
-            ));
+        if self.security_protocol.has_login() {
+            let given = [
+                ("sasl_mechanism", self.sasl_mechanism.is_some()),
+                ("sasl_plain_username", self.sasl_plain_username.is_some()),
+                ("sasl_plain_password", self.sasl_plain_password.is_some()),
+            ];
+            let missing: Vec<&str> = given.iter().filter(|(_, given)| !given).map(|(name, _)| *name).collect();
+            if !missing.is_empty() {
+                let message = format!("security_protocol with SASL needs {}", missing.join(", "));
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
         }
         if self.connections_max_idle_ms <= self.request_timeout_ms {
             return Err(Error::new(

@@ -35,10 +35,11 @@ pub use self::consumer::{
 pub use self::offsets::{EARLIEST, LATEST};
 pub use self::producer::{BatchState, Header, Producer, RecordMetadata, SendError, Ticket, murmur2};
 use crate::clock::Clock;
+pub(crate) use crate::error::repeat;
 use crate::protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
 use crate::protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse};
 use crate::protocol::{ApiKey, ErrorCode, RequestMessage};
-use crate::transport::{Endpoint, Transport, WireConfig};
+use crate::transport::{Endpoint, Login, Transport, WireConfig};
 use crate::{Error, ErrorKind, Result};
 
 /// A partition of a topic.
@@ -182,10 +183,11 @@ impl fmt::Debug for Client {
 }
 
 impl ClientConfig {
-    /// The part of it that a [`Wire`](crate::transport::Wire) needs.
+    /// The part of it that a [`Wire`](crate::transport::Wire) needs. A login's entropy is the platform's to add.
     pub fn wire(&self) -> WireConfig {
         WireConfig {
             client_id: self.client_id.clone(),
+            login: self.credentials().map(|credentials| Login { credentials, entropy: [0; 32] }),
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             connect_timeout: Duration::from_millis(self.socket_connection_setup_timeout_ms),
             reconnect_backoff: Duration::from_millis(self.reconnect_backoff_ms),
@@ -384,7 +386,7 @@ impl Client {
 
     fn explain_all(&self, error: Error, failed: &[Endpoint]) -> Error {
         let bootstrap = &self.inner.config.bootstrap_servers;
-        if !error.message().starts_with("cannot connect") {
+        if error.code().is_some() || !error.message().starts_with("cannot connect") {
             return error;
         }
         let advertised: Vec<&Endpoint> = failed.iter().filter(|endpoint| !bootstrap.contains(endpoint)).collect();
@@ -505,14 +507,6 @@ pub(crate) fn check(code: ErrorCode, message: Option<&str>, facts: impl fmt::Dis
         return Ok(());
     }
     Err(Error::from_code(code, format!("{} {facts}", message.unwrap_or(code.message()))))
-}
-
-/// The same error once more: what is shared by many is reported to each.
-pub(crate) fn repeat(error: &Error) -> Error {
-    match error.code() {
-        Some(code) => Error::from_code(code, error.to_string()),
-        None => Error::new(error.kind(), error.to_string()),
-    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,8 +6,10 @@ pub mod files;
 mod network;
 pub mod objects;
 pub mod pipe;
+pub mod properties;
 mod runtime;
 mod server;
+mod tls;
 
 #[cfg(test)]
 mod objects_tests;
@@ -16,3 +18,4 @@ pub use self::embedded::{LocalBroker, Location};
 pub use self::network::{TcpConnector, TcpOptions};
 pub use self::runtime::{Runtime, SystemClock};
 pub use self::server::{Server, ServerOptions, serve};
+pub use self::tls::TlsOptions;

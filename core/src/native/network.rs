@@ -1,4 +1,4 @@
-//! Links over TCP.
+//! Links over TCP, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -6,10 +6,13 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
+use super::tls::{self, TlsOptions};
 use crate::transport::{Connector, Endpoint, Link};
 
 /// What can be set on a socket.
@@ -26,23 +29,43 @@ pub struct TcpOptions {
 pub struct TcpConnector {
     handle: Handle,
     options: TcpOptions,
+    tls: Option<TlsOptions>,
 }
 
 impl TcpConnector {
-    /// A connector whose sockets belong to the runtime behind `handle`; its links may be polled from anywhere.
-    pub fn new(handle: Handle, options: TcpOptions) -> Self {
-        Self { handle, options }
+    /// A connector whose sockets belong to the runtime behind `handle`; its links may be polled from anywhere. With `tls` they
+    /// are encrypted.
+    pub fn new(handle: Handle, options: TcpOptions, tls: Option<TlsOptions>) -> Self {
+        Self { handle, options, tls }
     }
 }
 
 impl Connector for TcpConnector {
     fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Link>>> {
-        let (to, options) = (to.clone(), self.options);
-        let connecting = self.handle.spawn(async move { connect(&to, options).await });
-        Box::pin(async move {
-            let stream = connecting.await.map_err(io::Error::other)??;
-            Ok(Box::new(TcpLink(stream)) as Box<dyn Link>)
-        })
+        let (to, options, tls) = (to.clone(), self.options, self.tls.clone());
+        let mut connecting = Ending(self.handle.spawn(async move {
+            let Some(tls) = tls else {
+                return connect(&to, options)
+                    .await
+                    .map(|stream| Box::new(TokioLink { stream, explain: |error| error }) as Box<dyn Link>);
+            };
+            // Before anybody is called: what is wrong with the options is so whether they answer or not.
+            let connector = TlsConnector::from(tls.load()?);
+            let name = tls::server_name(&to.host)?;
+            let stream = connect(&to, options).await?;
+            let stream = connector.connect(name, stream).await.map_err(tls::explain_handshake)?;
+            Ok(Box::new(TokioLink { stream, explain: tls::explain }) as Box<dyn Link>)
+        }));
+        Box::pin(async move { (&mut connecting.0).await.map_err(io::Error::other)? })
+    }
+}
+
+/// A task that ends with who waits for it: a peer that never says anything must not keep a socket for ever.
+struct Ending<T>(JoinHandle<T>);
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -81,24 +104,27 @@ async fn connect(to: &Endpoint, options: TcpOptions) -> io::Result<TcpStream> {
     Err(io::Error::new(kind, failed.join("; ")))
 }
 
-/// A TCP stream with the traits that a link has.
-#[derive(Debug)]
-struct TcpLink(TcpStream);
+/// A stream of tokio's with the traits that a link has.
+struct TokioLink<S> {
+    stream: S,
+    /// What a failed read means: with TLS 1.3 a broker refuses a client's certificate when the client's handshake is over.
+    explain: fn(io::Error) -> io::Error,
+}
 
-impl AsyncRead for TcpLink {
+impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for TokioLink<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut self.0).poll_read(cx, &mut buffer) {
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err((self.explain)(error))),
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl AsyncWrite for TcpLink {
+impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for TokioLink<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -106,14 +132,14 @@ impl AsyncWrite for TcpLink {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

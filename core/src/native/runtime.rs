@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 
-use super::{TcpConnector, TcpOptions};
+use super::{TcpConnector, TcpOptions, TlsOptions};
 use crate::Timestamp;
 use crate::client::{Client, ClientConfig};
 use crate::clock::Clock;
@@ -75,14 +75,18 @@ impl Runtime {
         self.runtime().block_on(future)
     }
 
-    /// A transport over TCP.
+    /// A transport over TCP, with TLS and SASL as `config` says.
     pub fn tcp(&self, config: &ClientConfig) -> Arc<dyn Transport> {
         let options = TcpOptions {
             receive_buffer_bytes: config.receive_buffer_bytes,
             send_buffer_bytes: config.send_buffer_bytes,
         };
-        let connector = Arc::new(TcpConnector::new(self.handle().clone(), options));
-        Arc::new(Wire::new(connector, self.clock(), config.wire()))
+        let connector = Arc::new(TcpConnector::new(self.handle().clone(), options, TlsOptions::of(config)));
+        let mut wire = config.wire();
+        if let Some(login) = &mut wire.login {
+            getrandom::fill(&mut login.entropy).expect("the system has random bytes");
+        }
+        Arc::new(Wire::new(connector, self.clock(), wire))
     }
 
     /// A client over TCP.

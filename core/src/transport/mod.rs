@@ -19,7 +19,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 pub use self::conformance::conformance;
 pub use self::in_process::{Call, Embedded, RunInline, Runner};
-pub use self::wire::{Wire, WireConfig};
+pub use self::wire::{Login, Wire, WireConfig};
 use crate::protocol::{Request, Response, Versions};
 use crate::{Error, ErrorKind, Result};
 
@@ -120,6 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + ?Sized> Link for T {}
 pub trait Connector: Send + Sync + fmt::Debug {
     /// Opens a link to the broker at `to`.
     ///
-    /// The error's text says what was tried (names resolved, addresses); [`Wire`] adds for whom and what to do.
+    /// The error's text says what was tried (names resolved, addresses); [`Wire`] adds for whom and what to do. Its kind says
+    /// whether to try again: not after `PermissionDenied` (the peer is not who it should be, or does not want us) and
+    /// `InvalidInput` (the options cannot work).
     fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Link>>>;
 }

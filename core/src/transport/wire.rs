@@ -20,8 +20,13 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use super::{Connector, Endpoint, Link, Transport};
 use crate::clock::Clock;
-use crate::protocol::messages::{ApiVersionsRequest, ProduceResponse};
-use crate::protocol::{ClientConnection, ErrorCode, Request, Response, Versions};
+use crate::error::repeat;
+use crate::protocol::messages::{
+    ApiVersionsRequest, ProduceResponse, SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
+    SaslHandshakeResponse,
+};
+use crate::protocol::sasl::{Credentials, Exchange};
+use crate::protocol::{ApiKey, ClientConnection, ErrorCode, ProtocolError, Request, Response, Versions};
 use crate::{Error, ErrorKind, Result};
 
 /// How many slices are handed to one write.
@@ -34,11 +39,28 @@ const READ_MAX: usize = 256 * 1024;
 /// The version of ApiVersions that a connection begins with; brokers that do not know it answer in version 0.
 const HELLO_VERSION: i16 = 3;
 
+/// The version of SaslHandshake after which the mechanism's messages are Kafka requests (KIP-152).
+const HANDSHAKE_VERSION: i16 = 1;
+
+/// After which part of a session's life, in tenths, a client authenticates again (KIP-368): before its end, whatever the clocks.
+const SESSION_TENTHS: u64 = 8;
+
+/// Who a [`Wire`] says it is, on connections that ask for SASL.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The name, the password and how they are proven.
+    pub credentials: Credentials,
+    /// Random bytes of the platform's, from which nonces are made.
+    pub entropy: [u8; 32],
+}
+
 /// Limits and times of a [`Wire`].
 #[derive(Clone, Debug)]
 pub struct WireConfig {
     /// The name that brokers log.
     pub client_id: String,
+    /// Who the client is; `None`, the default, where nobody asks.
+    pub login: Option<Login>,
     /// How long to wait for an answer; then the connection is given up.
     pub request_timeout: Duration,
     /// How long a connection may take to open.
@@ -57,6 +79,7 @@ impl Default for WireConfig {
     fn default() -> Self {
         Self {
             client_id: "ottla".to_owned(),
+            login: None,
             request_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             reconnect_backoff: Duration::from_millis(50),
@@ -129,7 +152,7 @@ impl Transport for Wire {
     fn close(&self, to: &Endpoint) {
         let line = lock(&self.lines).remove(to);
         if let Some(line) = line {
-            line.fail(&mut lock(&line.state), ErrorKind::Closed, "the connection was closed");
+            line.fail(&mut lock(&line.state), Error::new(ErrorKind::Closed, "the connection was closed"));
         }
     }
 
@@ -221,13 +244,14 @@ struct State {
     /// How often in a row the broker could not be reached, and when it may be tried again.
     failures: u32,
     retry_at: Duration,
-    last_error: String,
+    last_error: Option<Error>,
 }
 
 impl State {
+    /// What both sides speak, once the connection may be used.
     fn versions(&self) -> Option<Arc<Versions>> {
         match &self.phase {
-            Phase::Open(open) => open.versions.clone(),
+            Phase::Open(open) if open.proving.is_none() => open.versions.clone(),
             _ => None,
         }
     }
@@ -256,6 +280,12 @@ struct Open {
     link: Box<dyn Link>,
     codec: ClientConnection,
     versions: Option<Arc<Versions>>,
+    /// What is missing until the broker knows who we are; calls wait meanwhile.
+    proving: Option<Proving>,
+    /// When the broker wants to know it again.
+    prove_at: Duration,
+    /// Whether it has answered anything but who and what it is.
+    answered: bool,
     /// What is to be written, and how much was put in and taken out of it over time.
     out: VecDeque<Bytes>,
     queued: u64,
@@ -268,6 +298,16 @@ struct Open {
     last_used: Duration,
     /// How many bytes the last read brought.
     last_read: usize,
+}
+
+/// Where a login stands.
+enum Proving {
+    /// The mechanism is to be agreed on, and will be as soon as the versions are known.
+    Due,
+    /// The mechanism was proposed.
+    Proposed,
+    /// The mechanism's messages go back and forth.
+    Exchange(Exchange),
 }
 
 impl Open {
@@ -291,7 +331,7 @@ impl Line {
                 Phase::Open(_) => match self.drive_open(state, &mut cx) {
                     Ok(again) => again,
                     Err(error) => {
-                        self.fail(state, ErrorKind::Retriable, &error);
+                        self.fail(state, error);
                         false
                     }
                 },
@@ -307,8 +347,8 @@ impl Line {
             return false;
         }
         if self.clock.monotonic() < state.retry_at {
-            let message = state.last_error.clone();
-            self.fail_calls(state, ErrorKind::Retriable, &message);
+            let error = state.last_error.as_ref().map_or_else(|| self.lost(broken("it was closed")), repeat);
+            self.fail_calls(state, &error);
             return false;
         }
         let (connector, to) = (Arc::clone(&self.connector), self.to.clone());
@@ -325,6 +365,9 @@ impl Line {
                     link,
                     codec: ClientConnection::new(Some(self.config.client_id.clone()), self.config.receive_max_bytes),
                     versions: None,
+                    proving: self.config.login.is_some().then_some(Proving::Due),
+                    prove_at: Duration::MAX,
+                    answered: false,
                     out: VecDeque::new(),
                     queued: 0,
                     written: 0,
@@ -342,35 +385,35 @@ impl Line {
                     Err(error) => error,
                 }
             }
-            Poll::Ready(Err(error)) => error.to_string(),
+            Poll::Ready(Err(error)) => of_link(&error),
             Poll::Pending => match timeout.as_mut().poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(()) => {
-                    format!("no connection after {} ms", self.config.connect_timeout.as_millis())
+                    broken(format!("no connection after {} ms", self.config.connect_timeout.as_millis()))
                 }
             },
         };
-        self.unreachable(state, &error);
+        self.unreachable(state, error);
         false
     }
 
     /// The broker cannot be reached: all calls fail, and the next ones for a while.
-    fn unreachable(&self, state: &mut State, error: &str) {
+    fn unreachable(&self, state: &mut State, error: Error) {
         let pause = self.config.reconnect_backoff.saturating_mul(1 << state.failures.min(20));
         state.failures += 1;
         state.retry_at = self.clock.monotonic() + pause.min(self.config.reconnect_backoff_max);
-        state.last_error = format!("cannot connect to {}: {error}", self.to);
         state.phase = Phase::Idle;
-        let message = state.last_error.clone();
-        self.fail_calls(state, ErrorKind::Retriable, &message);
+        let error = error.context(format_args!("cannot connect to {}", self.to));
+        self.fail_calls(state, &error);
+        state.last_error = Some(error);
     }
 
     /// `Ok(true)` when there is more to do at once.
-    fn drive_open(&self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, String> {
+    fn drive_open(&self, state: &mut State, cx: &mut Context<'_>) -> Result<bool> {
         let Phase::Open(open) = &mut state.phase else { return Ok(true) };
         let now = self.clock.monotonic();
         let idle = open.sent.is_empty() && open.unanswered.is_empty() && open.out.is_empty();
-        if idle && open.versions.is_some() && !state.queue.is_empty() {
+        if idle && open.versions.is_some() && open.proving.is_none() && !state.queue.is_empty() {
             // Unused for a while: the broker may have closed it long ago, and the request would be lost in it.
             let stale = now.saturating_sub(open.last_used) >= self.config.max_idle;
             if stale || !matches!(read(open, cx), Ok(false)) {
@@ -380,7 +423,19 @@ impl Line {
         }
         if let Some(versions) = &open.versions {
             let versions = Arc::clone(versions);
-            while let Some(id) = state.queue.pop_front() {
+            if now >= open.prove_at && open.proving.is_none() && open.sent.is_empty() {
+                open.proving = Some(Proving::Due);
+            }
+            if let (Some(Proving::Due), Some(login)) = (&open.proving, &self.config.login) {
+                let mechanism = login.credentials.mechanism.name().to_owned();
+                ask(open, &SaslHandshakeRequest { mechanism }.into(), HANDSHAKE_VERSION)?;
+                open.proving = Some(Proving::Proposed);
+            }
+            // With a login due, what is under way is waited for first.
+            while open.proving.is_none()
+                && now < open.prove_at
+                && let Some(id) = state.queue.pop_front()
+            {
                 // A call that was dropped while it waited has left its place in the queue.
                 let Some(call) = state.calls.get_mut(&id) else { continue };
                 open.last_used = now;
@@ -413,32 +468,46 @@ impl Line {
         let mut more = false;
         loop {
             let received = read(open, cx)?;
-            while let Some((correlation_id, response)) =
-                open.codec.poll_response().map_err(|error| error.to_string())?
-            {
+            while let Some((correlation_id, response)) = open.codec.poll_response().map_err(nonsense)? {
                 open.last_used = now;
                 if let Some(id) = open.sent.remove(&correlation_id) {
+                    open.answered = true;
+                    // A login may be due that has waited for this.
+                    more |= now >= open.prove_at;
                     complete(&mut state.calls, &self.waiting, id, Ok(Outcome::Response(response)));
                     continue;
                 }
-                if let (None, Response::ApiVersions(response)) = (&open.versions, &response) {
-                    // A broker that does not know our version of this answers in version 0, and with what it speaks.
-                    if !response.error_code.is_ok() && response.error_code != ErrorCode::UNSUPPORTED_VERSION {
-                        return Err(format!(
-                            "the broker refused to say what it speaks: {}",
-                            response.error_code.name()
-                        ));
+                match (response, &open.versions, &mut open.proving) {
+                    (Response::ApiVersions(response), None, _) => {
+                        // A broker that does not know our version of this answers in version 0, and with what it speaks.
+                        if !response.error_code.is_ok() && response.error_code != ErrorCode::UNSUPPORTED_VERSION {
+                            let code = response.error_code.name();
+                            return Err(broken(format!("the broker refused to say what it speaks: {code}")));
+                        }
+                        if response.api_keys.is_empty() {
+                            // Before 2.4 the answer is empty: ask again in version 0.
+                            hello(open, 0)?;
+                        } else {
+                            open.versions = Some(Arc::new(Versions::from(&response)));
+                            if open.proving.is_none() {
+                                state.failures = 0;
+                            }
+                        }
+                        more = true;
                     }
-                    if response.api_keys.is_empty() {
-                        // Before 2.4 the answer is empty: ask again in version 0.
-                        hello(open, 0)?;
-                    } else {
-                        open.versions = Some(Arc::new(Versions::from(response)));
-                        state.failures = 0;
+                    (Response::SaslHandshake(response), _, Some(Proving::Proposed)) => {
+                        self.agreed(open, &response, now)?;
+                        more = true;
                     }
-                    more = true;
+                    (Response::SaslAuthenticate(response), _, Some(Proving::Exchange(_))) => {
+                        if self.heard(open, &response, now)? {
+                            state.failures = 0;
+                        }
+                        more = true;
+                    }
+                    // Anything else answers a call that was dropped.
+                    _ => {}
                 }
-                // Anything else answers a call that was dropped.
             }
             if !received {
                 return Ok(more);
@@ -446,27 +515,121 @@ impl Line {
         }
     }
 
-    /// Gives the connection up.
-    fn fail(&self, state: &mut State, kind: ErrorKind, error: &str) {
-        let negotiated = state.versions().is_some();
-        let connected = matches!(state.phase, Phase::Open(_));
-        if connected && !negotiated && kind == ErrorKind::Retriable {
-            // It listens, but does not talk: as good as unreachable, and a reason to pause before the next try.
-            let hint = "; is it a Kafka broker, and a listener without TLS and SASL?";
-            return self.unreachable(state, &format!("{error}{hint}"));
+    /// The broker has answered our choice of a mechanism: the exchange begins.
+    fn agreed(&self, open: &mut Open, response: &SaslHandshakeResponse, now: Duration) -> Result<()> {
+        let Some(Login { credentials, entropy }) = &self.config.login else { return Ok(()) };
+        if !response.error_code.is_ok() {
+            let message = format!(
+                "the broker takes no sasl_mechanism={} here, but {}",
+                credentials.mechanism.name(),
+                if response.mechanisms.is_empty() { "no SASL".to_owned() } else { response.mechanisms.join(", ") },
+            );
+            return Err(Error::from_code(response.error_code, message));
         }
-        state.phase = Phase::Idle;
-        self.fail_calls(state, kind, &format!("connection to {} is lost: {error}", self.to));
+        let mut nonce = blake3::Hasher::new_keyed(entropy);
+        nonce.update(self.to.to_string().as_bytes());
+        nonce.update(&self.clock.now().to_le_bytes());
+        nonce.update(&now.as_nanos().to_le_bytes());
+        // Two connections at one moment differ in where they lie.
+        nonce.update(&(std::ptr::from_ref(open) as usize).to_le_bytes());
+        let exchange = Exchange::new(credentials.clone(), &nonce.finalize().as_bytes()[..24]);
+        let first = exchange.first();
+        open.proving = Some(Proving::Exchange(exchange));
+        authenticate(open, first)
     }
 
-    fn fail_calls(&self, state: &mut State, kind: ErrorKind, message: &str) {
+    /// The broker has answered a message of the exchange; whether that was the last.
+    fn heard(&self, open: &mut Open, response: &SaslAuthenticateResponse, now: Duration) -> Result<bool> {
+        let Some(Proving::Exchange(exchange)) = &mut open.proving else { return Ok(false) };
+        let username = self.config.login.as_ref().map_or("", |login| login.credentials.username.as_str());
+        if !response.error_code.is_ok() {
+            let said = response.error_message.as_deref().filter(|said| !said.is_empty());
+            let said = said.unwrap_or_else(|| response.error_code.message());
+            return Err(Error::from_code(response.error_code, format!("{said} username={username}")));
+        }
+        let answer = exchange.answer(&response.auth_bytes);
+        let answer = answer.map_err(|error| {
+            Error::from_code(ErrorCode::SASL_AUTHENTICATION_FAILED, format!("{error} username={username}"))
+        })?;
+        match answer {
+            Some(message) => authenticate(open, message).map(|()| false),
+            None => {
+                open.proving = None;
+                let lifetime = u64::try_from(response.session_lifetime_ms).unwrap_or(0);
+                open.prove_at = match lifetime {
+                    0 => Duration::MAX,
+                    lifetime => now + Duration::from_millis(lifetime / 10 * SESSION_TENTHS),
+                };
+                Ok(true)
+            }
+        }
+    }
+
+    fn lost(&self, error: Error) -> Error {
+        error.context(format_args!("connection to {} is lost", self.to))
+    }
+
+    /// Gives the connection up.
+    fn fail(&self, state: &mut State, error: Error) {
+        if let Phase::Open(open) = &state.phase {
+            // What it may be where the broker does not say it.
+            let hint = match (open.versions.is_some(), open.proving.is_some(), open.answered) {
+                _ if error.code().is_some() || error.kind() != ErrorKind::Retriable => "",
+                (false, ..) => "; is it a Kafka broker, and does security_protocol fit its listener?",
+                (_, true, _) => "; it was asked to log in: does its listener do SASL?",
+                (_, false, false) => "; if its listener does SASL, set security_protocol and sasl_mechanism",
+                _ => "",
+            };
+            let is_new = open.versions.is_none() || open.proving.is_some();
+            let error = match hint {
+                "" => error,
+                hint => broken(format!("{error}{hint}")),
+            };
+            if is_new && error.kind() != ErrorKind::Closed {
+                // It listens, but does not talk to us: as good as unreachable, and a reason to pause before the next try.
+                return self.unreachable(state, error);
+            }
+            state.phase = Phase::Idle;
+            return self.fail_calls(state, &self.lost(error));
+        }
+        state.phase = Phase::Idle;
+        self.fail_calls(state, &self.lost(error));
+    }
+
+    fn fail_calls(&self, state: &mut State, error: &Error) {
         state.queue.clear();
         for (id, call) in &mut state.calls {
             if call.outcome.is_none() {
-                call.outcome = Some(Err(Error::new(kind, message)));
+                call.outcome = Some(Err(repeat(error)));
                 self.waiting.wake_one(*id);
             }
         }
+    }
+}
+
+/// The connection is of no more use; another may be.
+fn broken(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Retriable, message)
+}
+
+/// What a link failed with. Some of that trying again will not mend.
+fn of_link(error: &io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        io::ErrorKind::InvalidInput => ErrorKind::Invalid,
+        _ => ErrorKind::Retriable,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// The broker's bytes are not Kafka's protocol.
+fn nonsense(error: ProtocolError) -> Error {
+    match error {
+        // A TLS record (RFC 8446, section 5.1) where the size of an answer should be: an alert, version 3.
+        ProtocolError::FrameTooLarge { size, .. } if size >> 16 == 0x1503 => {
+            broken("the listener speaks TLS: set security_protocol to SSL or SASL_SSL")
+        }
+        error => broken(error.to_string()),
     }
 }
 
@@ -478,15 +641,29 @@ fn complete(calls: &mut HashMap<u64, Pending>, waiting: &Waiting, id: u64, outco
 }
 
 /// Asks the broker what it speaks: the first request on every connection.
-fn hello(open: &mut Open, version: i16) -> Result<(), String> {
+fn hello(open: &mut Open, version: i16) -> Result<()> {
     let request = ApiVersionsRequest {
         client_software_name: "ottla".to_owned(),
         client_software_version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let outgoing = open.codec.request(&request.into(), version).map_err(|error| error.to_string())?;
+    ask(open, &request.into(), version)
+}
+
+/// Puts a request of the connection's own into what is to be written.
+fn ask(open: &mut Open, request: &Request, version: i16) -> Result<()> {
+    let outgoing = open.codec.request(request, version)?;
     open.push(outgoing.bytes);
     Ok(())
+}
+
+/// Sends a message of the login's exchange.
+fn authenticate(open: &mut Open, message: Vec<u8>) -> Result<()> {
+    let version = match &open.versions {
+        Some(versions) => versions.version_for(ApiKey::SASL_AUTHENTICATE)?,
+        None => 0,
+    };
+    ask(open, &SaslAuthenticateRequest { auth_bytes: message.into() }.into(), version)
 }
 
 /// Puts a request into what is to be written; the correlation id if an answer will come.
@@ -498,7 +675,7 @@ fn encode(open: &mut Open, request: &Request, versions: &Versions) -> Result<Opt
 }
 
 /// Writes until the link takes no more.
-fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<(), String> {
+fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<()> {
     while !open.out.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
@@ -508,7 +685,7 @@ fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<(), String> {
         }
         match Pin::new(&mut open.link).poll_write_vectored(cx, &slices[..count]) {
             Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(0)) => return Err("the broker takes no more bytes".to_owned()),
+            Poll::Ready(Ok(0)) => return Err(broken("the broker takes no more bytes")),
             Poll::Ready(Ok(mut written)) => {
                 open.written += written as u64;
                 while let Some(piece) = open.out.front_mut() {
@@ -521,13 +698,13 @@ fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<(), String> {
                 }
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Poll::Ready(Err(error)) => return Err(error.to_string()),
+            Poll::Ready(Err(error)) => return Err(of_link(&error)),
         }
     }
     if !open.flushed {
         match Pin::new(&mut open.link).poll_flush(cx) {
             Poll::Ready(Ok(())) => open.flushed = true,
-            Poll::Ready(Err(error)) => return Err(error.to_string()),
+            Poll::Ready(Err(error)) => return Err(of_link(&error)),
             Poll::Pending => {}
         }
     }
@@ -535,7 +712,7 @@ fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<(), String> {
 }
 
 /// Reads once; false when there is nothing to read yet. The end of the stream is an error.
-fn read(open: &mut Open, cx: &mut Context<'_>) -> Result<bool, String> {
+fn read(open: &mut Open, cx: &mut Context<'_>) -> Result<bool> {
     loop {
         let buffer = open.codec.read_buffer();
         let filled = buffer.len();
@@ -545,13 +722,13 @@ fn read(open: &mut Open, cx: &mut Context<'_>) -> Result<bool, String> {
         buffer.truncate(filled + if let Poll::Ready(Ok(received)) = &outcome { *received } else { 0 });
         return match outcome {
             Poll::Pending => Ok(false),
-            Poll::Ready(Ok(0)) => Err("the broker closed it".to_owned()),
+            Poll::Ready(Ok(0)) => Err(broken("the broker closed it")),
             Poll::Ready(Ok(received)) => {
                 open.last_read = received;
                 Ok(true)
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Poll::Ready(Err(error)) => Err(error.to_string()),
+            Poll::Ready(Err(error)) => Err(of_link(&error)),
         };
     }
 }
@@ -609,7 +786,7 @@ impl Future for Call {
         if timer.as_mut().poll(cx).is_ready() {
             // The answer may still come, and nobody could tell what the next one belongs to: a new connection is cleaner.
             let error = format!("no answer after {} ms", this.timeout.as_millis());
-            line.fail(state, ErrorKind::Retriable, &error);
+            line.fail(state, broken(error.as_str()));
             return match state.calls.get_mut(&id).and_then(|call| call.outcome.take()) {
                 Some(outcome) => Poll::Ready(outcome),
                 None => Poll::Ready(Err(Error::new(ErrorKind::Timeout, error))),

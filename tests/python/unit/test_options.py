@@ -1,12 +1,13 @@
 """Options: whose exception, whose default, what goes on to the core."""
 
 import math
+import ssl
 
 import pytest
 from ottla import KafkaConsumer, KafkaProducer, TopicPartition, _options
 from ottla.coordinator.assignors.abstract import AbstractPartitionAssignor
 from ottla.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from ottla.errors import IllegalArgumentError, KafkaConfigurationError, NoBrokersAvailable, UnsupportedError
+from ottla.errors import IllegalArgumentError, InvalidError, KafkaConfigurationError, NoBrokersAvailable, UnsupportedError
 from ottla.serializer import DeserializeWrapper, SerializeWrapper
 
 NOWHERE = "127.0.0.1:1"
@@ -67,8 +68,9 @@ def test_functions_as_serializers_are_wrapped_with_a_warning():
         ({"batch_size": "large"}, ValueError),
         ({"bootstrap_servers": []}, IllegalArgumentError),
         ({"bootstrap_servers": "host:port"}, KafkaConfigurationError),
-        ({"security_protocol": "SSL"}, UnsupportedError),
-        ({"sasl_mechanism": "PLAIN"}, UnsupportedError),
+        ({"sasl_mechanism": "GSSAPI"}, InvalidError),
+        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}, InvalidError),
+        ({"ssl_context": ssl.create_default_context()}, UnsupportedError),
         ({"proxy_url": "socks5://x"}, UnsupportedError),
         ({"linger_ms": object()}, TypeError),
     ],

@@ -1,14 +1,15 @@
 //! Where a command reads or writes: a cluster, or the directory of a log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::broker::BrokerConfig;
+use crate::client::config::OptionInfo;
 use crate::client::{Client, ClientConfig, Options};
-use crate::native::{LocalBroker, Location, Runtime};
+use crate::native::{LocalBroker, Location, Runtime, properties};
 use crate::transport::Embedded;
 use crate::{Error, ErrorKind, Result};
 
@@ -21,20 +22,32 @@ const RECONNECT_BACKOFF_MAX_MS: i64 = 1_000;
 /// Options of whatever speaks to a cluster.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ConnectionArgs {
-    /// A client option in Kafka's words, such as request_timeout_ms=5000; may be repeated
+    /// A client's properties, as Kafka's own tools and librdkafka read them: TLS, SASL, timeouts
+    #[arg(long = "command-config", value_name = "FILE", global = true)]
+    properties: Option<PathBuf>,
+
+    /// A client option in Kafka's words, such as request_timeout_ms=5000; may be repeated. A value may be env:NAME or
+    /// file:PATH
     #[arg(short = 'X', value_name = "NAME=VALUE", global = true)]
     client_options: Vec<String>,
 }
 
 impl ConnectionArgs {
     fn options(&self) -> Result<Options> {
-        let mut options = Options::new();
-        options.set("bootstrap_timeout_ms", BOOTSTRAP_TIMEOUT_MS);
+        let mut options = match &self.properties {
+            Some(path) => properties::read(path)?,
+            None => Options::new(),
+        };
         for option in &self.client_options {
-            let (name, value) = option
-                .split_once('=')
-                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("-X takes NAME=VALUE given={option}")))?;
-            options.set(&name.replace('.', "_"), value);
+            // Not shown: it may hold a password.
+            let (name, value) =
+                option.split_once('=').ok_or_else(|| Error::new(ErrorKind::Invalid, "-X takes NAME=VALUE"))?;
+            if !properties::set(&mut options, name, value)? {
+                return Err(Error::new(ErrorKind::Invalid, format!("there is no such option name={name}")));
+            }
+        }
+        if options.value("bootstrap_timeout_ms").is_none() {
+            options.set("bootstrap_timeout_ms", BOOTSTRAP_TIMEOUT_MS);
         }
         Ok(options)
     }
@@ -46,8 +59,14 @@ impl ConnectionArgs {
         if options.value("reconnect_backoff_max_ms").is_none() {
             options.set("reconnect_backoff_max_ms", RECONNECT_BACKOFF_MAX_MS);
         }
-        Ok(runtime.client(ClientConfig::from_options(&options)?))
+        Ok(runtime.client(ClientConfig::from_options(&own_options(&options, &[]))?))
     }
+}
+
+/// Those of `options` that are in `own` or that all clients share.
+fn own_options(options: &Options, own: &[OptionInfo]) -> Options {
+    let known = |name: &str| own.iter().chain(ClientConfig::OPTIONS).any(|option| option.name == name);
+    options.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name, value.clone())).collect()
 }
 
 /// The addresses in `[kafka://]HOST:PORT[,…]`.
@@ -102,13 +121,7 @@ impl Connection {
         let Some(location) = location else {
             options.set("bootstrap_servers", cluster_address(address)?);
             // A producer's and a consumer's own options are checked where there is one.
-            let mut shared = Options::new();
-            for (name, value) in
-                options.iter().filter(|(name, _)| ClientConfig::OPTIONS.iter().any(|o| o.name == *name))
-            {
-                shared.set(name, value.clone());
-            }
-            let client = runtime.client(ClientConfig::from_options(&shared)?);
+            let client = runtime.client(ClientConfig::from_options(&own_options(&options, &[]))?);
             let timeout = Duration::from_millis(client.config().bootstrap_timeout_ms);
             runtime.block_on(client.connect(timeout))?;
             return Ok(Self { runtime, options, local: None });
@@ -137,9 +150,9 @@ impl Connection {
         &self.runtime
     }
 
-    /// The options given, to which a command adds its own.
-    pub(super) fn options(&self) -> Options {
-        self.options.clone()
+    /// Those of the options given that are in `own` or that all clients share; a command adds its own.
+    pub(super) fn options(&self, own: &[OptionInfo]) -> Options {
+        own_options(&self.options, own)
     }
 
     /// The embedded broker of a directory.
@@ -160,7 +173,7 @@ impl Connection {
 
     /// A client with the options given.
     pub(super) fn plain_client(&self) -> Result<Client> {
-        Ok(self.client(ClientConfig::from_options(&self.options)?))
+        Ok(self.client(ClientConfig::from_options(&self.options(&[]))?))
     }
 
     /// Closes the log, if it is one.

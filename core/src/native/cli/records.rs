@@ -72,7 +72,7 @@ impl Produce {
             headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
         }
         let connection = Connection::open_or_make(&self.target, &self.connection)?;
-        let mut options = connection.options();
+        let mut options = connection.options(ProducerConfig::OPTIONS);
         if self.compression != "none" {
             options.set("compression_type", self.compression.as_str());
         }
@@ -186,7 +186,7 @@ impl Consume {
         let from: Position = self.from.parse()?;
         let until: Position = self.until.as_deref().map_or(Ok(Position::End), str::parse)?;
         let connection = Connection::open(&self.source, &self.connection)?;
-        let mut options = connection.options();
+        let mut options = connection.options(ConsumerConfig::OPTIONS);
         options.set("allow_auto_create_topics", false).set("enable_auto_commit", false);
         options.set("auto_offset_reset", "earliest");
         if self.read_committed {
