@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ottla::Result;
 use ottla::broker::BrokerConfig;
 use ottla::native::{LocalBroker, Location, Server, ServerOptions};
-use ottla::Result;
 use pyo3::prelude::*;
 
 use crate::blocking::Life;

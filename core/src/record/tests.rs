@@ -771,7 +771,10 @@ fn the_rest_of_a_batch_is_the_same_when_its_first_records_are_left_out() {
         let batch = batch(codec, &samples());
         let records = batch.records(Limits::MAX_DECOMPRESSED_BYTES).unwrap();
         let places = |records: &Records| -> Vec<_> {
-            records.iter().map(|record| record.map(|record| (record.offset, record.key.map(<[u8]>::to_vec))).unwrap()).collect()
+            records
+                .iter()
+                .map(|record| record.map(|record| (record.offset, record.key.map(<[u8]>::to_vec))).unwrap())
+                .collect()
         };
         let all = places(&records);
         for first in 0..=all.len() + 1 {
