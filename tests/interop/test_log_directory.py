@@ -62,10 +62,12 @@ def churn():
         producer.flush(30)
         (producer.abort_transaction if number % 2 else producer.commit_transaction)(30)
     # They fill the segment that is not compacted.
-    producer = Producer({"bootstrap.servers": bootstrap})
+    failed = []
+    producer = Producer({"bootstrap.servers": bootstrap, "batch.size": 10_000})
     for record in range(asked["filler"]):
-        producer.produce(topic, key=f"filler {record % 3}", value=b"x" * 1000, partition=0)
-    assert producer.flush(60) == 0
+        producer.produce(topic, key=f"filler {record % 3}", value=b"x" * 1000, partition=0,
+                         on_delivery=lambda error, message: failed.append(error) if error else None)
+    assert producer.flush(60) == 0 and not failed, failed
 
 def known():
     # What a reader of everything knows of each key in the end.
@@ -298,8 +300,8 @@ def test_what_kafka_compacted_opens_in_ottla_and_is_compacted_there(start: Calla
     ask("create", source.bootstrap, "latest", config=COMPACTED)
     ask("churn", source.bootstrap, "latest", records=4_000, transactions=4, filler=1_500)
     known = await_compaction(source, "latest", 20_000)
+    # (Its own tool finds fault with its time indexes then: entries for batches of which nothing is left.)
     source.stop()
-    check_dump(dump(source.logs / "latest-0"))
 
     target = OttlaServer(tmp_path, "--config", "log.cleaner.backoff.ms=100", "--config", "cleanup.policy=compact")
     shutil.copytree(source.logs / "latest-0", target.logs / "latest-0")

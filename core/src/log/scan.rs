@@ -27,6 +27,7 @@ pub(crate) struct Header {
     pub(crate) producer_id: i64,
     pub(crate) producer_epoch: i16,
     pub(crate) base_sequence: i32,
+    pub(crate) record_count: i32,
 }
 
 impl Header {
@@ -45,6 +46,7 @@ impl Header {
         let producer_id = bytes.get_i64();
         let producer_epoch = bytes.get_i16();
         let base_sequence = bytes.get_i32();
+        let record_count = bytes.get_i32();
         let is_whole = length >= (Batch::HEADER_LEN - Batch::LOG_OVERHEAD) as i32;
         if magic != 2 || !is_whole || base_offset < 0 || last_offset_delta < 0 {
             return None;
@@ -62,6 +64,7 @@ impl Header {
             producer_id,
             producer_epoch,
             base_sequence,
+            record_count,
         })
     }
 
@@ -78,6 +81,7 @@ impl Header {
             producer_id: batch.producer_id(),
             producer_epoch: batch.producer_epoch(),
             base_sequence: batch.base_sequence(),
+            record_count: batch.record_count(),
         }
     }
 

@@ -392,7 +392,9 @@ struct IndexFiles {
 impl Tail {
     /// Takes a batch that was written at `position`.
     pub(crate) fn note(&mut self, base: i64, position: u64, header: &Header, indexes: &mut Indexes, interval: u64) {
-        if self.largest.is_none_or(|(largest, _)| header.max_timestamp > largest) && header.max_timestamp >= 0 {
+        // What compaction has left nothing of has a time, but no record of that time.
+        let has_time = header.max_timestamp >= 0 && header.record_count > 0;
+        if has_time && self.largest.is_none_or(|(largest, _)| header.max_timestamp > largest) {
             self.largest = Some((header.max_timestamp, header.last_offset()));
         }
         if self.first_timestamp.is_none() {
