@@ -42,6 +42,7 @@ impl Broker {
         };
         let mut topics = Vec::new();
         let mut created = false;
+        let mut room = self.config.max_partitions;
         if all {
             let names: Vec<Arc<str>> = self.topics.keys().cloned().collect();
             topics.extend(names.iter().map(|name| self.describe_topic(name, operations)));
@@ -69,10 +70,12 @@ impl Broker {
                         && name != METADATA_TOPIC;
                     error_code = if check_topic_name(&name).is_err() {
                         ErrorCode::INVALID_TOPIC_EXCEPTION
+                    } else if self.offline.contains_key(&name) {
+                        ErrorCode::KAFKA_STORAGE_ERROR
                     } else if !allowed {
                         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
                     } else {
-                        match self.auto_create(&name, now) {
+                        match self.auto_create(&name, &mut room, now) {
                             Ok(()) => {
                                 created = true;
                                 ErrorCode::NONE

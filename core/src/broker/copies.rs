@@ -53,6 +53,9 @@ impl Broker {
         if is_internal(name) {
             return Err(Error::new(ErrorKind::Invalid, format!("an internal topic cannot be a copy topic={name}")));
         }
+        if let Some(why) = self.offline.get(name) {
+            return Err(Error::new(ErrorKind::Corrupt, why.clone()));
+        }
         if copy.partitions < 1 || copy.partitions > self.config.max_partitions {
             return Err(Error::new(
                 ErrorKind::Invalid,

@@ -101,7 +101,11 @@ impl Broker {
             cleaner_offsets: self.read_checkpoint(CLEANER_OFFSETS)?,
         };
         for (name, stored) in &known {
-            self.open_topic(name, stored, &checkpoints, now)?;
+            if let Err(error) = self.open_topic(name, stored, &checkpoints, now) {
+                // One damaged log must not keep the others from being served; its own is left as it is.
+                log::error!("a topic cannot be served topic={name}: {error}");
+                self.take_offline(name, &error);
+            }
         }
         adopted.sort_unstable();
         adopted.dedup();
@@ -135,10 +139,8 @@ impl Broker {
         self.topic_names.insert(topic.id, Arc::clone(&name));
         self.topics.insert(Arc::clone(&name), topic);
         for index in 0..stored.partitions {
-            let start = self
-                .stored
-                .get::<i64>(&format!("start/{}/{index}", stored.id))?
-                .or_else(|| checkpoints.starts.get(&(name.to_string(), index)).copied());
+            let start = self.stored.get::<i64>(&format!("start/{}/{index}", stored.id))?;
+            let told_start = checkpoints.starts.get(&(name.to_string(), index)).copied().unwrap_or(0);
             let recovery_point = match checkpoints.recovery_points.get(&(name.to_string(), index)) {
                 _ if checkpoints.clean => i64::MAX,
                 // A copy may have been cut below it since it was written.
@@ -148,9 +150,28 @@ impl Broker {
             let compacted_to = checkpoints.cleaner_offsets.get(&(name.to_string(), index)).copied().unwrap_or(0);
             let checkpoints = Checkpoints { start: start.unwrap_or(0), recovery_point };
             let id = self.open_partition(&name, index, checkpoints, now)?;
-            self.partition_mut(id).log.set_compacted_to(compacted_to);
+            let log = &mut self.partition_mut(id).log;
+            log.set_compacted_to(compacted_to);
+            // Nobody guards that file; it may hide records, but not make us drop a log that ends before.
+            match told_start {
+                start if start <= log.end() => log.set_start(start)?,
+                start => {
+                    log::warn!("a log start offset above the log's end is not used log={} start={start}", log.dir())
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Sets a topic aside whose logs cannot all be opened.
+    fn take_offline(&mut self, name: &str, error: &Error) {
+        if let Some(topic) = self.topics.remove(name) {
+            self.topic_names.remove(&topic.id);
+            for id in topic.partitions {
+                self.partitions[id.0] = None;
+            }
+        }
+        self.offline.insert(name.to_owned(), format!("the topic's log cannot be opened topic={name}: {error}"));
     }
 
     pub(super) fn open_partition(

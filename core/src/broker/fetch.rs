@@ -116,6 +116,10 @@ impl WantedPartitions {
         self.turns.values()
     }
 
+    fn len(&self) -> usize {
+        self.turns.len()
+    }
+
     fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -157,6 +161,9 @@ pub(super) struct Sessions {
     max: usize,
 }
 
+/// How many partitions all sessions together remember.
+const MAX_SESSION_PARTITIONS: usize = 500_000;
+
 /// A session that was not used for so long may make room for another (Kafka's min.incremental.fetch.session.eviction.ms).
 const SESSION_EVICTION_MS: i64 = 120_000;
 
@@ -175,11 +182,17 @@ impl Sessions {
             }
             self.sessions.remove(&oldest);
         }
-        if self.sessions.contains_key(&id) {
+        if self.sessions.contains_key(&id) || !self.has_room(wanted.len()) {
             return None;
         }
         self.sessions.insert(id, Session { next_epoch: 1, used: now, wanted: Arc::clone(wanted) });
         Some(id)
+    }
+
+    /// Whether so many partitions more can be remembered.
+    fn has_room(&self, partitions: usize) -> bool {
+        let held: usize = self.sessions.values().map(|session| session.wanted.len()).sum();
+        held.saturating_add(partitions) <= MAX_SESSION_PARTITIONS
     }
 }
 
@@ -249,6 +262,10 @@ impl Broker {
             let named = Arc::new(named);
             return Ok((self.sessions.open(id, &named, now), false, named));
         }
+        if !named.is_empty() && !self.sessions.has_room(named.len()) {
+            // Without a session there is nothing to remember; the client asks for all of it then.
+            self.sessions.sessions.remove(&request.session_id);
+        }
         let Some(session) = self.sessions.sessions.get_mut(&request.session_id) else {
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         };
@@ -286,6 +303,7 @@ impl Broker {
                     "a follower joined the in-sync replicas partition={topic}-{index} node={}",
                     fetch.replica_id
                 );
+                self.followed.insert(id);
             }
             self.moved.insert(id);
         }

@@ -173,6 +173,8 @@ pub struct Broker {
     stored: Stored,
     topics: BTreeMap<Arc<str>, Topic>,
     topic_names: HashMap<Uuid, Arc<str>>,
+    /// Topics whose logs cannot be opened, and why; the others are served.
+    offline: BTreeMap<String, String>,
     partitions: Vec<Option<Partition>>,
     metadata: PartitionId,
     groups: Groups,
@@ -194,6 +196,8 @@ pub struct Broker {
     random: u64,
     responses: VecDeque<(RequestId, Reply)>,
     tasks: VecDeque<Task>,
+    /// Partitions that have in-sync followers, and perhaps some that had.
+    followed: BTreeSet<PartitionId>,
     /// Partitions whose end, high watermark or in-sync replicas may have moved since the last [`Self::settle`].
     moved: BTreeSet<PartitionId>,
     /// What the group coordinator is to be told of its records.
@@ -268,6 +272,7 @@ impl Broker {
             stored,
             topics: BTreeMap::new(),
             topic_names: HashMap::new(),
+            offline: BTreeMap::new(),
             partitions: Vec::new(),
             metadata: PartitionId(0),
             groups: Groups::new(config.groups.clone(), seed ^ 0x9e37_79b9_7f4a_7c15),
@@ -286,6 +291,7 @@ impl Broker {
             random: seed | 1,
             responses: VecDeque::new(),
             tasks: VecDeque::new(),
+            followed: BTreeSet::new(),
             moved: BTreeSet::new(),
             persisted: Vec::new(),
             recovered: Vec::new(),
@@ -344,6 +350,12 @@ impl Broker {
     /// What recovery cut or rebuilt when the broker was opened: the partition's directory and the report.
     pub fn recovered(&self) -> &[(String, Recovery)] {
         &self.recovered
+    }
+
+    /// The topics that cannot be served because a log of theirs cannot be opened, and why. They are left as they are, and
+    /// tried again at the next start.
+    pub fn offline(&self) -> &BTreeMap<String, String> {
+        &self.offline
     }
 
     /// The cluster's id.
@@ -468,13 +480,8 @@ impl Broker {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let shrink = self
-            .partitions
-            .iter()
-            .flatten()
-            .filter(|partition| !partition.in_sync_followers().is_empty())
-            .filter_map(|partition| partition.next_shrink(self.config.replica_lag_time_max_ms))
-            .min();
+        let followed = self.followed.iter().filter_map(|id| self.partitions[id.0].as_ref());
+        let shrink = followed.filter_map(|partition| partition.next_shrink(self.config.replica_lag_time_max_ms)).min();
         [
             self.deadlines.first().map(|(at, _)| *at),
             self.groups.poll_timeout(),
@@ -507,8 +514,11 @@ impl Broker {
             }
         }
         self.groups.handle_timeout(now);
-        for (at, partition) in self.partitions.iter_mut().enumerate() {
-            let Some(partition) = partition else { continue };
+        for id in self.followed.iter().copied().collect::<Vec<_>>() {
+            let Some(partition) = self.partitions[id.0].as_mut().filter(|it| !it.in_sync_followers().is_empty()) else {
+                self.followed.remove(&id);
+                continue;
+            };
             let left = partition.shrink_in_sync(now, self.config.replica_lag_time_max_ms);
             if !left.is_empty() {
                 log::warn!(
@@ -516,7 +526,7 @@ impl Broker {
                     partition.topic,
                     partition.index
                 );
-                self.moved.insert(PartitionId(at));
+                self.moved.insert(id);
             }
         }
         if now >= self.next_retention {

@@ -195,6 +195,9 @@ impl Broker {
         all: bool,
         now: Timestamp,
     ) -> std::result::Result<Written, Refusal> {
+        if let Some(why) = self.offline.get(topic_name) {
+            return Err((ErrorCode::KAFKA_STORAGE_ERROR, why.clone()));
+        }
         let unknown =
             || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("no such partition partition={topic_name}-{index}"));
         let topic = self.topics.get(topic_name).ok_or_else(unknown)?;

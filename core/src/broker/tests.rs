@@ -655,6 +655,118 @@ fn copy_is_not_compacted_until_it_is_promoted() {
 }
 
 #[test]
+fn topic_that_cannot_be_opened_keeps_no_other_from_being_served() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("bad", 2, &[]);
+    shell.create("good", 1, &[]);
+    shell.produce("good", batch(&["a"]));
+    shell.broker.close(NOW).unwrap();
+    // Messages of a format that Kafka has not written for years.
+    let mut message = vec![0, 0];
+    message.extend_from_slice(&(-1_i32).to_be_bytes());
+    message.extend_from_slice(&5_i32.to_be_bytes());
+    message.extend_from_slice(b"value");
+    let mut crc = flate2::Crc::new();
+    crc.update(&message);
+    let old = [&0_i64.to_be_bytes()[..], &(message.len() as i32 + 4).to_be_bytes(), &crc.sum().to_be_bytes(), &message];
+    let path = "bad-1/00000000000000000000.log";
+    device.overwrite(path, old.concat());
+    for _ in 0..2 {
+        let mut shell = Shell::open(&device);
+        assert_eq!(shell.values("good", 0), texts(&[(0, "a")]));
+        assert_eq!(shell.topics().len(), 1);
+        assert!(shell.broker.offline()["bad"].contains("old format"), "{:?}", shell.broker.offline());
+        assert_eq!(shell.produce("bad", batch(&["x"])).error_code, ErrorCode::KAFKA_STORAGE_ERROR);
+        assert_eq!(shell.create("bad", 1, &[]), ErrorCode::KAFKA_STORAGE_ERROR, "nor is it made anew in its place");
+        let asked = MetadataRequestTopic { name: Some("bad".to_owned()), ..MetadataRequestTopic::default() };
+        let request =
+            MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: true, ..Default::default() };
+        let response: crate::protocol::messages::MetadataResponse = shell.call(request, 9);
+        assert_eq!(response.topics[0].error_code, ErrorCode::KAFKA_STORAGE_ERROR);
+        assert_eq!(device.files()[path], old.concat(), "it is left as it is");
+        shell.broker.close(NOW).unwrap();
+    }
+    // Somebody mends it.
+    device.overwrite(path, Bytes::new());
+    assert_eq!(Shell::open(&device).topics().len(), 2);
+}
+
+#[test]
+fn checkpoint_of_log_starts_hides_records_and_drops_none() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    shell.produce("t", batch(&["a", "b"]));
+    shell.produce("t", batch(&["c"]));
+    shell.broker.close(NOW).unwrap();
+    device.overwrite("log-start-offset-checkpoint", "0\n1\nt 0 2\n");
+    assert_eq!(Shell::open(&device.crash(Loss::Nothing)).fetch("t", 2).log_start_offset, 2);
+    device.overwrite("log-start-offset-checkpoint", "0\n1\nt 0 99999\n");
+    assert_eq!(Shell::open(&device).values("t", 0).len(), 3);
+}
+
+#[test]
+fn one_request_makes_so_many_partitions_and_no_more() {
+    let config = BrokerConfig { max_partitions: 10, ..BrokerConfig::default() };
+    let mut shell = Shell::open_with(&MemoryDevice::new(), config);
+    let topics = ["a", "b", "c"].map(|name| CreatableTopic {
+        name: name.to_owned(),
+        num_partitions: 5,
+        replication_factor: -1,
+        ..CreatableTopic::default()
+    });
+    let request = CreateTopicsRequest { topics: topics.into(), ..CreateTopicsRequest::default() };
+    let response: crate::protocol::messages::CreateTopicsResponse = shell.call(request, 7);
+    let codes: Vec<_> = response.topics.iter().map(|topic| topic.error_code).collect();
+    assert_eq!(codes, [ErrorCode::NONE, ErrorCode::NONE, ErrorCode::POLICY_VIOLATION]);
+    let asked = |number: i32| MetadataRequestTopic { name: Some(format!("m{number}")), ..Default::default() };
+    let request = MetadataRequest {
+        topics: Some((0..12).map(asked).collect()),
+        allow_auto_topic_creation: true,
+        ..Default::default()
+    };
+    let response: crate::protocol::messages::MetadataResponse = shell.call(request, 9);
+    assert_eq!(response.topics.iter().filter(|topic| topic.error_code == ErrorCode::NONE).count(), 10);
+}
+
+#[test]
+fn sessions_remember_a_bounded_number_of_partitions() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let mut request = fetch("t", 0, 0);
+    let partition = request.topics[0].partitions[0].clone();
+    request.topics[0].partitions =
+        (0..300_000).map(|number| FetchPartition { partition: number, ..partition.clone() }).collect();
+    request.session_epoch = 0;
+    let first: FetchResponse = shell.call(request.clone(), 12);
+    assert_ne!(first.session_id, 0);
+    let second: FetchResponse = shell.call(request.clone(), 12);
+    assert_eq!(second.session_id, 0, "it is answered without one");
+    assert_eq!(second.responses[0].partitions.len(), 300_000);
+    request.session_id = first.session_id;
+    request.session_epoch = 1;
+    let third: FetchResponse = shell.call(request.clone(), 12);
+    assert_eq!(third.error_code, ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+    request.session_epoch = 0;
+    let fourth: FetchResponse = shell.call(request, 12);
+    assert_ne!(fourth.session_id, 0, "there is room again");
+}
+
+#[test]
+fn copy_that_is_deleted_answers_who_waits_for_its_sync() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.append_copy("c", 0, &[batch(&["a"]).stamped(0, 0)], NOW).unwrap();
+    shell.broker.sync_copy(RequestId(77), "c", 0, NOW).unwrap();
+    shell.drain();
+    assert!(shell.answer(RequestId(77)).is_none());
+    shell.broker.delete_copy("c", NOW).unwrap();
+    shell.drain();
+    assert!(shell.answer(RequestId(77)).is_some());
+}
+
+#[test]
 fn options_are_set_under_kafkas_names_and_told_of() {
     let mut config = BrokerConfig::default();
     for (name, value) in [

@@ -163,6 +163,9 @@ impl Broker {
         let mut dirs = Vec::new();
         for (index, id) in topic.partitions.iter().enumerate() {
             self.fail_waits(*id);
+            for waiting in self.partition_mut(*id).take_sync_waits() {
+                self.respond_synced(waiting, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            }
             let fetches: Vec<u64> = self.partition_mut(*id).fetches().iter().copied().collect();
             self.partitions[id.0] = None;
             for row in fetches {
@@ -179,6 +182,8 @@ impl Broker {
             }
         }
         self.groups.topic_deleted(name);
+        // A topic that gets the name must not be taken for this one by its checkpoints.
+        self.next_checkpoint = now;
         let end = self.partition(self.metadata).log.end();
         self.defer(Then::TopicDeleted { topic_id, dirs }, vec![(self.metadata, end)], None);
         Ok(())
@@ -197,11 +202,12 @@ impl Broker {
             *names.entry(topic.name.clone()).or_default() += 1;
         }
         let mut topics = Vec::with_capacity(request.topics.len());
+        let mut room = self.config.max_partitions;
         for topic in &request.topics {
             let outcome = if names[&topic.name] > 1 {
                 Err((ErrorCode::INVALID_REQUEST, format!("the request names a topic twice topic={}", topic.name)))
             } else {
-                self.create_asked(topic, request.validate_only, now)
+                self.create_asked(topic, request.validate_only, &mut room, now)
             };
             topics.push(outcome.unwrap_or_else(|(error_code, message)| CreatableTopicResult {
                 name: topic.name.clone(),
@@ -220,10 +226,12 @@ impl Broker {
         &mut self,
         topic: &CreatableTopic,
         validate_only: bool,
+        room: &mut i32,
         now: Timestamp,
     ) -> std::result::Result<CreatableTopicResult, Refusal> {
         let name = &topic.name;
         let (partitions, replication_factor, configs) = self.check_new_topic(topic)?;
+        take_room(room, partitions, self.config.max_partitions)?;
         let mut id = Uuid::nil();
         if !validate_only {
             id = self.random_uuid();
@@ -261,6 +269,9 @@ impl Broker {
         check_topic_name(name).map_err(|reason| (ErrorCode::INVALID_TOPIC_EXCEPTION, reason))?;
         if name == METADATA_TOPIC {
             return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, format!("the name is the broker's own topic={name}")));
+        }
+        if let Some(why) = self.offline.get(name.as_str()) {
+            return Err((ErrorCode::KAFKA_STORAGE_ERROR, why.clone()));
         }
         if self.topics.contains_key(name.as_str()) {
             return Err((ErrorCode::TOPIC_ALREADY_EXISTS, format!("the topic exists already topic={name}")));
@@ -344,6 +355,9 @@ impl Broker {
                 (Some(name), Some(_)) => {
                     self.remove_topic(name, now).map_err(|error| (code_of(&error), error.to_string()))
                 }
+                (Some(name), None) if self.offline.contains_key(name) => {
+                    Err((ErrorCode::KAFKA_STORAGE_ERROR, self.offline[name].clone()))
+                }
                 (Some(name), None) => {
                     Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("no such topic topic={name}")))
                 }
@@ -361,11 +375,12 @@ impl Broker {
     }
 
     pub(super) fn create_partitions(&mut self, id: RequestId, request: CreatePartitionsRequest, now: Timestamp) {
+        let mut room = self.config.max_partitions;
         let results = request
             .topics
             .iter()
             .map(|topic| {
-                let (error_code, error_message) = match self.grow_topic(topic, request.validate_only, now) {
+                let (error_code, error_message) = match self.grow_topic(topic, request.validate_only, &mut room, now) {
                     Ok(()) => (ErrorCode::NONE, None),
                     Err((code, message)) => (code, Some(message)),
                 };
@@ -380,6 +395,7 @@ impl Broker {
         &mut self,
         asked: &CreatePartitionsTopic,
         validate_only: bool,
+        room: &mut i32,
         now: Timestamp,
     ) -> std::result::Result<(), Refusal> {
         let name = asked.name.as_str();
@@ -402,6 +418,7 @@ impl Broker {
                 return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
             }
         }
+        take_room(room, asked.count - before, self.config.max_partitions)?;
         if validate_only {
             return Ok(());
         }
@@ -415,14 +432,20 @@ impl Broker {
         Ok(())
     }
 
-    pub(super) fn auto_create(&mut self, name: &str, now: Timestamp) -> std::result::Result<(), Refusal> {
+    /// Makes a topic that a client asked for; `room` is for how many partitions there is room in this request.
+    pub(super) fn auto_create(
+        &mut self,
+        name: &str,
+        room: &mut i32,
+        now: Timestamp,
+    ) -> std::result::Result<(), Refusal> {
         let asked = CreatableTopic {
             name: name.to_owned(),
             num_partitions: -1,
             replication_factor: -1,
             ..CreatableTopic::default()
         };
-        self.create_asked(&asked, false, now).map(|_| ())
+        self.create_asked(&asked, false, room, now).map(|_| ())
     }
 
     pub(super) fn delete_records(&mut self, id: RequestId, request: DeleteRecordsRequest, now: Timestamp) {
@@ -476,6 +499,16 @@ impl Broker {
         }
         Ok(self.partition(id).log.start())
     }
+}
+
+/// One request makes so many partitions and no more, as Kafka has it: the broker makes them while others wait.
+fn take_room(room: &mut i32, partitions: i32, max: i32) -> std::result::Result<(), Refusal> {
+    if partitions > *room {
+        let message = format!("a request makes at most {max} partitions, ask for the others in another one");
+        return Err((ErrorCode::POLICY_VIOLATION, message));
+    }
+    *room -= partitions;
+    Ok(())
 }
 
 /// Whether clients may only read the topic.
