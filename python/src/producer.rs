@@ -372,7 +372,8 @@ impl Callbacks {
                     let ends = match state.ending {
                         Ending::Never => false,
                         Ending::WhenDone => state.waiting.is_empty(),
-                        Ending::Now => true,
+                        // Of a batch that was settled a moment ago the news is still to come.
+                        Ending::Now => !state.waiting.values().any(|(batch, _)| batch.is_settled()),
                     };
                     if ends {
                         state.thread = None;

@@ -464,9 +464,9 @@ impl BatchState {
             return;
         }
         let Interest { wakers, hooks } = std::mem::take(&mut *lock(&self.interest));
-        wakers.into_iter().for_each(Waker::wake);
         for hook in hooks {
             self.hook(hook);
         }
+        wakers.into_iter().for_each(Waker::wake);
     }
 }

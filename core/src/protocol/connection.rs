@@ -5,16 +5,16 @@
 //! size (4 bytes) | response header: correlation id, tagged fields                             | response
 //! ```
 //!
-//! Neither end reads a socket or keeps a clock. The bytes that arrive go in with `receive` (or are read into
-//! `read_buffer`, which saves a copy); after that, every `poll_…` is to be called until it returns `None`. An error means
+//! Neither end reads a socket or keeps a clock. The bytes that arrive go in with `receive` (or by `read_buffer` and
+//! `read_with`, which save a copy); after that, every `poll_…` is to be called until it returns `None`. An error means
 //! that the connection is of no more use: the shell reports it and closes, and every later call fails the same way.
 //!
 //! A buffer grows with the bytes that arrived; on the word of a frame's size alone it gets 32 KiB (a request)
-//! or 8 MiB (a response, which was asked for). Byte fields of messages are
-//! slices of it: whoever keeps a small one for long should copy it.
+//! or 8 MiB (a response, which was asked for). Byte fields of messages are slices of it: whoever keeps a small one for long
+//! should copy it. The memory of a large response serves for another one when nobody has a slice of it any more.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -41,6 +41,12 @@ const ROOM_FOR_REQUEST: usize = 32 << 10;
 /// The same for a response, whose size is what the client asked for; memory that is not filled is address space only.
 const ROOM_FOR_RESPONSE: usize = 8 << 20;
 
+/// A response of this size gets memory of its own.
+const LARGE: usize = 64 << 10;
+
+/// How much memory of large responses is kept for others, in bytes.
+const SPARE: usize = 16 << 20;
+
 /// An API and the lowest and highest version of it that a broker serves.
 pub type Served = (ApiKey, i16, i16);
 
@@ -49,13 +55,73 @@ pub type Served = (ApiKey, i16, i16);
 struct Frames {
     buffer: BytesMut,
     max_frame: usize,
-    room_on_trust: usize,
     error: Option<ProtocolError>,
+    /// The next frame, if it has memory of its own; what comes after it is in `buffer`.
+    large: Option<Large>,
+    spare: Spare,
+}
+
+/// A large frame as far as it has arrived.
+#[derive(Debug)]
+struct Large {
+    memory: Vec<u8>,
+    filled: usize,
+    size: usize,
+}
+
+/// The memory of a large frame that has arrived, with the way back.
+struct Lent {
+    memory: Vec<u8>,
+    size: usize,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.size]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.spare.put(std::mem::take(&mut self.memory));
+    }
+}
+
+/// Memory for large frames: what is fresh from the system costs more to fill than to copy.
+#[derive(Clone, Debug, Default)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    /// Initialised memory of `size` bytes at least.
+    fn take(&self, size: usize) -> Vec<u8> {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match spare.iter().rposition(|memory| memory.len() >= size) {
+            Some(place) => spare.swap_remove(place),
+            None => {
+                // One that is too small makes room for this one.
+                spare.pop();
+                vec![0; size]
+            }
+        }
+    }
+
+    fn put(&self, memory: Vec<u8>) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.iter().map(Vec::len).sum::<usize>() + memory.len() <= SPARE {
+            spare.push(memory);
+        }
+    }
+
+    /// Gives some back to the system.
+    fn shrink(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    }
 }
 
 impl Frames {
-    fn new(max_frame: usize, room_on_trust: usize) -> Self {
-        Self { buffer: BytesMut::new(), max_frame, room_on_trust, error: None }
+    fn new(max_frame: usize) -> Self {
+        Self { buffer: BytesMut::new(), max_frame, error: None, large: None, spare: Spare::default() }
     }
 
     fn read_buffer(&mut self) -> &mut BytesMut {
@@ -63,14 +129,43 @@ impl Frames {
         &mut self.buffer
     }
 
-    /// For how many more bytes there is to be room: for as many as have arrived, or `room_on_trust`, so that an announced size
-    /// alone takes little memory.
+    /// For how many more bytes there is to be room: for as many as have arrived, and on trust for 32 KiB, so that an announced
+    /// size alone takes little memory.
     fn room_ahead(&self) -> usize {
         let missing = match self.size() {
             Ok(Some(size)) => (4 + size).saturating_sub(self.buffer.len()),
             _ => 0,
         };
-        missing.min(self.buffer.len().max(self.room_on_trust)).max(READ_SIZE)
+        missing.min(self.buffer.len().max(ROOM_FOR_REQUEST)).max(READ_SIZE)
+    }
+
+    /// Has `read` write what arrives into a slice, and tell how many bytes it wrote; a large frame goes where it stays.
+    fn read_with<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
+        if self.large.is_none()
+            && let Ok(Some(size)) = self.size()
+            && size >= LARGE
+            && self.buffer.len() < 4 + size
+        {
+            let filled = self.buffer.len() - 4;
+            let mut memory = self.spare.take(size.min(ROOM_FOR_RESPONSE.max(filled)));
+            memory[..filled].copy_from_slice(&self.buffer[4..]);
+            self.buffer.clear();
+            self.large = Some(Large { memory, filled, size });
+        }
+        if let Some(Large { memory, filled, size }) = self.large.as_mut().filter(|large| large.filled < large.size) {
+            if *filled == memory.len() {
+                memory.resize((2 * *filled).min(*size), 0);
+            }
+            let end = memory.len().min(*size);
+            let read = read(&mut memory[*filled..end])?;
+            *filled = (*filled + read).min(end);
+            return Ok(read);
+        }
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + READ_SIZE, 0);
+        let outcome = read(&mut self.buffer[filled..]);
+        self.buffer.truncate(filled + *outcome.as_ref().unwrap_or(&0));
+        outcome
     }
 
     /// The size of the next frame, if its four bytes are there.
@@ -95,9 +190,13 @@ impl Frames {
         if let Some(error) = &self.error {
             return Err(error.clone());
         }
+        if let Some(Large { memory, size, .. }) = self.large.take_if(|large| large.filled == large.size) {
+            return Ok(Some(Bytes::from_owner(Lent { memory, size, spare: self.spare.clone() })));
+        }
         match self.size() {
             Ok(Some(size)) if self.buffer.len() >= 4 + size => {
                 self.buffer.advance(4);
+                self.spare.shrink();
                 Ok(Some(self.buffer.split_to(size).freeze()))
             }
             Ok(_) => Ok(None),
@@ -106,7 +205,7 @@ impl Frames {
     }
 
     fn fail(&mut self, error: ProtocolError) -> ProtocolError {
-        self.buffer = BytesMut::new();
+        (self.buffer, self.large) = (BytesMut::new(), None);
         self.error.get_or_insert(error).clone()
     }
 }
@@ -160,7 +259,7 @@ pub struct ServerConnection {
 impl ServerConnection {
     /// A connection on which the APIs in `served` are served and frames of up to `max_frame` bytes are taken.
     pub fn new(served: Arc<[Served]>, max_frame: usize) -> Self {
-        let frames = Frames::new(max_frame, ROOM_FOR_REQUEST);
+        let frames = Frames::new(max_frame);
         Self { served, frames, waiting: VecDeque::new(), first: 0, waiting_bytes: 0 }
     }
 
@@ -342,7 +441,7 @@ pub struct ClientConnection {
 impl ClientConnection {
     /// A connection of the client called `client_id` that takes responses of up to `max_frame` bytes.
     pub fn new(client_id: Option<String>, max_frame: usize) -> Self {
-        Self { client_id, frames: Frames::new(max_frame, ROOM_FOR_RESPONSE), next: 0, waiting: VecDeque::new() }
+        Self { client_id, frames: Frames::new(max_frame), next: 0, waiting: VecDeque::new() }
     }
 
     /// Makes the bytes of a request.
@@ -374,13 +473,25 @@ impl ClientConnection {
     }
 
     /// Takes bytes that arrived.
-    pub fn receive(&mut self, bytes: &[u8]) {
-        self.frames.buffer.extend_from_slice(bytes);
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = self.read_with(|space| {
+                let count = bytes.len().min(space.len());
+                space[..count].copy_from_slice(&bytes[..count]);
+                Ok::<_, std::convert::Infallible>(count)
+            });
+            let Ok(count) = taken;
+            bytes = &bytes[count..];
+        }
     }
 
-    /// Where to read bytes to instead of calling [`receive`](Self::receive): append only.
-    pub fn read_buffer(&mut self) -> &mut BytesMut {
-        self.frames.read_buffer()
+    /// Reads bytes to where they stay, instead of calling [`receive`](Self::receive): `read` writes what has arrived to the
+    /// start of the slice that it is given, which is never empty, and tells how many bytes that was.
+    ///
+    /// # Errors
+    /// What `read` returns; nothing has arrived then.
+    pub fn read_with<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
+        self.frames.read_with(read)
     }
 
     /// The next response and the correlation id of its request.

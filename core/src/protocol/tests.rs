@@ -5,6 +5,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::connection::{DEFAULT_MAX_FRAME, Outgoing, Received, Served, advertised};
+use super::messages::fetch::{FetchableTopicResponse, PartitionData};
 use super::messages::*;
 use super::*;
 use crate::ErrorKind;
@@ -509,11 +510,46 @@ fn bytes_may_arrive_one_at_a_time() {
     let mut found = Vec::new();
     while let Some(pieces) = server.poll_transmit() {
         for byte in pieces.concat() {
-            client.read_buffer().extend_from_slice(&[byte]);
+            client.receive(&[byte]);
             found.extend(client.poll_response().unwrap());
         }
     }
     assert_eq!(found, [(0, beat(1)), (1, beat(2))]);
+}
+
+#[test]
+fn large_responses_arrive_whole_however_they_are_cut() {
+    let records = |seed: usize, size: usize| Bytes::from_iter((0..size).map(|i| (seed * 31 + i * 7) as u8));
+    let answer = |seed, size| {
+        let partitions = vec![PartitionData { records: Some(records(seed, size)), ..Default::default() }];
+        let responses = vec![FetchableTopicResponse { topic: "t".to_owned(), partitions, ..Default::default() }];
+        Response::from(FetchResponse { responses, ..Default::default() })
+    };
+    // Around the sizes that have memory of their own, that are read at once, and that are believed.
+    let sizes = [10, 65_000, 65_500, 65_536, 70_000, 1_000_000, 5, 9 << 20, 300_000, 20 << 20, 100_000, 1];
+    for step in [usize::MAX, 1 << 20, 100_003] {
+        let (mut client, _) = pair();
+        let mut server = ServerConnection::new(Arc::from([(ApiKey::FETCH, 4, 12)]), DEFAULT_MAX_FRAME);
+        for _ in sizes {
+            send(&mut client, &mut server, &FetchRequest { max_wait_ms: 1, ..Default::default() }.into(), 11);
+        }
+        let mut stream = Vec::new();
+        for (seed, size) in sizes.into_iter().enumerate() {
+            let received = server.poll_request().unwrap().unwrap();
+            server.respond(received.ticket.unwrap(), &answer(seed, size)).unwrap();
+            stream.extend(server.poll_transmit().unwrap().concat());
+        }
+        let mut seen = 0;
+        for part in stream.chunks(step.min(stream.len())) {
+            client.receive(part);
+            while let Some((number, response)) = client.poll_response().unwrap() {
+                assert_eq!(number as usize, seen);
+                assert!(response == answer(seen, sizes[seen]), "response {seen}, {} bytes", sizes[seen]);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, sizes.len());
+    }
 }
 
 #[test]

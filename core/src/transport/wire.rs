@@ -32,10 +32,6 @@ use crate::{Error, ErrorKind, Result};
 /// How many slices are handed to one write.
 const SLICES: usize = 64;
 
-/// How many bytes are read at once: twice what came the last time, within these. What is read into is zeroed before.
-const READ_MIN: usize = 16 * 1024;
-const READ_MAX: usize = 256 * 1024;
-
 /// The version of ApiVersions that a connection begins with; brokers that do not know it answer in version 0.
 const HELLO_VERSION: i16 = 3;
 
@@ -296,8 +292,6 @@ struct Open {
     /// Calls without an answer, with what must be written until they are done.
     unanswered: VecDeque<(u64, u64)>,
     last_used: Duration,
-    /// How many bytes the last read brought.
-    last_read: usize,
 }
 
 /// Where a login stands.
@@ -375,7 +369,6 @@ impl Line {
                     sent: HashMap::new(),
                     unanswered: VecDeque::new(),
                     last_used: self.clock.monotonic(),
-                    last_read: 0,
                 });
                 match hello(&mut open, HELLO_VERSION) {
                     Ok(()) => {
@@ -713,22 +706,18 @@ fn write(open: &mut Open, cx: &mut Context<'_>) -> Result<()> {
 
 /// Reads once; false when there is nothing to read yet. The end of the stream is an error.
 fn read(open: &mut Open, cx: &mut Context<'_>) -> Result<bool> {
+    let Open { codec, link, .. } = open;
     loop {
-        let buffer = open.codec.read_buffer();
-        let filled = buffer.len();
-        let room = (buffer.capacity() - filled).min((2 * open.last_read).clamp(READ_MIN, READ_MAX));
-        buffer.resize(filled + room, 0);
-        let outcome = Pin::new(&mut open.link).poll_read(cx, &mut buffer[filled..]);
-        buffer.truncate(filled + if let Poll::Ready(Ok(received)) = &outcome { *received } else { 0 });
+        let outcome = codec.read_with(|space| match Pin::new(&mut *link).poll_read(cx, space) {
+            Poll::Ready(read) => read.map_err(Some),
+            Poll::Pending => Err(None),
+        });
         return match outcome {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(0)) => Err(broken("the broker closed it")),
-            Poll::Ready(Ok(received)) => {
-                open.last_read = received;
-                Ok(true)
-            }
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Poll::Ready(Err(error)) => Err(of_link(&error)),
+            Err(None) => Ok(false),
+            Ok(0) => Err(broken("the broker closed it")),
+            Ok(_) => Ok(true),
+            Err(Some(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(Some(error)) => Err(of_link(&error)),
         };
     }
 }
