@@ -68,6 +68,15 @@ def test_the_garbage_collector_goes_through_no_plain_records(servers, producer, 
     assert parsed[0].headers == [("a", b"1"), ("b", b"2")]
 
 
+def test_close_runs_the_callback_of_what_it_flushed():
+    for _ in range(300):
+        called = []
+        producer = KafkaProducer(bootstrap_servers="memory:close", linger_ms=10_000)
+        producer.send("t", b"last").add_callback(called.append)
+        producer.close()
+        assert called
+
+
 @pytest.mark.parametrize("max_records", [1, 7, 500])
 def test_a_large_batch_is_handed_out_in_parts(servers, topic, max_records):
     count = 2_000
