@@ -15,7 +15,7 @@ name-of = $(shell sed -n '/^\[package\]/,/^\[[^p]/s/^name = "\(.*\)"/\1/p' $(1)/
 not-tested = $(foreach crate,$(call name-of,python) $(call name-of,wasm),--exclude $(crate))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-interop test-wasm test-examples wasm lint format bench clean
+.PHONY: help demo test test-rust test-python test-cli test-interop test-wasm test-examples wasm lint format bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: ## a record's whole way, on 336,776 real flights; KAFKA=host:port leads wi
 	@$(phase) "demonstration" .venv/bin/ottla demo --csv "$$(.venv/bin/python scripts/flights)" --key carrier --time time_hour \
 	    --header origin --header dest $(if $(KAFKA),--kafka $(KAFKA))
 
-test: test-rust test-python test-interop test-wasm test-examples ## every test: Rust, Python, interoperability, wasm, examples
+test: test-rust test-python test-cli test-interop test-wasm test-examples ## every test: Rust, Python, command line, interoperability, wasm, examples
 
 test-rust: ## unit and integration tests of the Rust crates
 	@$(phase) "Rust tests" cargo test --locked --workspace $(not-tested)
@@ -33,6 +33,10 @@ test-rust: ## unit and integration tests of the Rust crates
 test-python: ## the Python package's tests
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
 	@if [ -d tests/python ]; then $(phase) "Python tests" $(pytest) tests/python $(TESTS); else echo "test-python: there is no tests/python yet"; fi
+
+test-cli: ## the program ottla, as a user runs it
+	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
+	@$(phase) "command line tests" $(pytest) tests/cli $(TESTS)
 
 test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test

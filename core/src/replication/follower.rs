@@ -22,12 +22,14 @@ use super::{
     Assignment, Bounds, ClusterSource, Copied, CopyOptions, EpochEnd, GroupOffsets, Hole, LocalLogs, LogSink, Parting,
     Progress, Run, Selection, Sink, Source, Topic, TopicPartition, Until, agreed_ends, assign, copy,
 };
+use crate::broker::METADATA_TOPIC;
 use crate::client::{Client, Topics};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::fetch::{
     FetchPartition, FetchTopic, FetchableTopicResponse, ForgottenTopic, PartitionData,
 };
-use crate::protocol::messages::{FetchRequest, FetchResponse};
+use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
+use crate::protocol::messages::{FetchRequest, FetchResponse, ListOffsetsRequest};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// How many looks at the cluster go between two at the configurations of known topics.
@@ -178,12 +180,14 @@ struct State {
     refreshes: u64,
     /// The cluster that is followed, once it has said who it is.
     cluster_id: Option<String>,
+    /// What following each leader failed with last, until it goes on: said once.
+    failures: BTreeMap<i32, String>,
 }
 
 impl Follower {
     /// A follower of `source` in `logs`, and its driver. The driver ends when the follower is stopped, or with an error when
-    /// the logs cannot go on (`Closed`, `Fenced`) or the leader has the follower's id (`Fenced`); everything else passes, or
-    /// waits until it does.
+    /// the logs cannot go on (`Closed`, `Fenced`), the leader has the follower's id (`Fenced`), or it takes no synchronous
+    /// followers (`Unsupported`); everything else passes, or waits until it does.
     pub fn new(
         source: ClusterSource,
         logs: Arc<dyn LocalLogs>,
@@ -284,7 +288,7 @@ async fn drive(shared: Arc<Shared>) -> Result<()> {
                         shared.state().error = None;
                         shared.options.refresh_interval
                     }
-                    Err(error) if is_final(&error) => return Err(error),
+                    Err(error) if is_final(&error) || error.kind() == ErrorKind::Unsupported => return Err(error),
                     Err(error) => {
                         shared.note_error(error.to_string());
                         failures += 1;
@@ -306,7 +310,6 @@ async fn drive(shared: Arc<Shared>) -> Result<()> {
                     Ok(()) => failures = 0,
                     Err(error) if is_final(&error) => return Err(error),
                     Err(error) => {
-                        log::warn!("following anew: {error} leader={leader}");
                         shared.failed_with(leader, &error);
                         failures += 1;
                     }
@@ -406,6 +409,9 @@ impl Shared {
                 format!("the leader has this follower's node id, give the follower one of its own node_id={id}");
             return Err(Error::new(ErrorKind::Fenced, message));
         }
+        if self.options.replica_id.is_some() && self.state().cluster_id.is_none() {
+            self.check_takes_followers(cluster.brokers.keys().next().copied()).await?;
+        }
         let mut state = self.state();
         match (&state.cluster_id, &cluster.cluster_id) {
             // That it has not our topics, or others by their names, means nothing: nothing is to be cut or removed for it.
@@ -423,6 +429,22 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+
+    /// Fails unless the broker is an Ottla: others refuse replicas that are not theirs, in words that do not say so.
+    async fn check_takes_followers(&self, node: Option<i32>) -> Result<()> {
+        let Some(node) = node else { return Ok(()) };
+        let partition = ListOffsetsPartition { partition_index: 0, current_leader_epoch: -1, timestamp: -1 };
+        let topic = ListOffsetsTopic { name: METADATA_TOPIC.to_owned(), partitions: vec![partition] };
+        let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        let response = self.source.client().call_node(node, request).await?;
+        let codes = response.topics.iter().flat_map(|topic| topic.partitions.iter().map(|found| found.error_code));
+        if codes.into_iter().any(|code| code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) {
+            let message =
+                format!("the leader is no Ottla, and can be followed asynchronously only: --async broker={node}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(())
     }
 
     /// Whether there is a copy of a topic with the name of `topic` that is another.
@@ -488,6 +510,11 @@ impl Shared {
 
     fn failed_with(&self, leader: i32, error: &Error) {
         let mut state = self.state();
+        let text = error.to_string();
+        if state.failures.get(&leader) != Some(&text) {
+            log::warn!("following anew: {text} leader={leader}");
+            state.failures.insert(leader, text);
+        }
         let partitions: Vec<TopicPartition> =
             state.leaders.get(&leader).into_iter().flat_map(BTreeMap::keys).cloned().collect();
         for partition in partitions {
@@ -715,6 +742,7 @@ async fn take_in(
         let synced = appended.iter().map(|partition| shared.logs.sync_copy(partition));
         join_all(synced).await.into_iter().collect::<Result<Vec<_>>>()?;
     }
+    shared.state().failures.remove(&leader);
     // Of a partition that is not in an answer with room for it there was no more.
     let had_room = bytes < shared.options.max_bytes;
     for (partition, known) in followed.iter_mut().filter(|(_, known)| !known.is_new) {

@@ -83,6 +83,8 @@ pub(super) struct Lane {
     renumber: Renumber,
     retry_at: Duration,
     failures: u32,
+    /// Why something has to be sent again, as was said last.
+    last_error: Option<Error>,
     /// The leader as of a generation of the cluster's snapshot.
     leader: (u64, Option<i32>),
     /// How many batches were taken for requests that are in the making.
@@ -132,6 +134,7 @@ impl Lane {
             renumber: Renumber::No,
             retry_at: Duration::ZERO,
             failures: 0,
+            last_error: None,
             leader: (0, None),
             drafted: 0,
             drafted_from: None,
@@ -226,6 +229,7 @@ impl Lane {
                     self.confirmed = true;
                 }
                 self.failures = 0;
+                self.last_error = None;
                 return Verdict::Delivered;
             }
             ErrorCode::MESSAGE_TOO_LARGE if sealed.batch.record_count() > 1 => return Verdict::Split,
@@ -262,6 +266,7 @@ impl Lane {
         let expired = now.saturating_sub(sealed.opened) >= Duration::from_millis(config.delivery_timeout_ms);
         if sealed.state.outcome.get().is_none() && !expired && sealed.tries <= config.retries {
             self.failures += 1;
+            self.last_error = Some(error);
             return Verdict::Again { metadata };
         }
         // It may have been written all the same.
@@ -873,7 +878,8 @@ impl Sender {
         for &id in &self.active {
             let lane = &mut self.lanes[id];
             if let Some(due) = due {
-                let last = || self.identify.last_error.as_ref().or(self.refresh.last_error.as_ref());
+                let told = lane.last_error.take();
+                let last = || told.as_ref().or(self.identify.last_error.as_ref()).or(self.refresh.last_error.as_ref());
                 for filling in accumulator.take_older(id, due) {
                     released += filling.size;
                     filling.state.settle(Outcome::Failed(expiry(filling.opened, now, last())));
@@ -889,6 +895,7 @@ impl Sender {
                     // Its bytes are given back when the answer comes, or the connection fails.
                     sealed.state.settle(Outcome::Failed(expiry(sealed.opened, now, last())));
                 }
+                lane.last_error = told;
             }
             let unsettled = lane.outstanding.iter().find(|sealed| sealed.state.outcome.get().is_none());
             let oldest = [unsettled.map(|sealed| sealed.opened), lane.again.front().map(|sealed| sealed.opened)]

@@ -58,6 +58,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self, output: Output) -> Result<()> {
+        let place = objects(&self.repository)?;
         let source = Connection::open(&self.source, &self.connection)?;
         let clock = source.runtime().clock();
         let from = ClusterSource::new(source.plain_client()?);
@@ -65,7 +66,7 @@ impl Backup {
         options.topics = self.topics.selection()?;
         let bar = progress_bar(output);
         let made = source.block_on(async {
-            let repository = Repository::open_or_create(objects(&self.repository)?, random_id(), clock.now()).await?;
+            let repository = Repository::open_or_create(place, random_id(), clock.now()).await?;
             backup(&from, &repository, &options, &|| clock.now(), &|progress| show(&bar, progress)).await
         })?;
         bar.finish_and_clear();

@@ -97,8 +97,7 @@ async fn once(source: &ClusterSource, logs: &Embedded, selection: &Selection, ou
 
 /// Follows until the process is asked to end.
 async fn follow(source: ClusterSource, logs: &Embedded, selection: Selection, output: Output) -> Result<()> {
-    let mut options = FollowerOptions::default();
-    options.topics = selection;
+    let options = FollowerOptions { topics: selection, ..FollowerOptions::default() };
     let (follower, driver) = Follower::new(source, Arc::new(logs.clone()), options);
     output.say("following; Ctrl-C ends it");
     let begun = Instant::now();
@@ -107,13 +106,14 @@ async fn follow(source: ClusterSource, logs: &Embedded, selection: Selection, ou
         never = watch(&follower, output) => never,
         asked = wait_for_signal() => asked,
     };
+    ended?;
     let now = Following::of(&follower);
     if output.json {
         output.result(|| now.json("ended", begun.elapsed()), String::new)?;
     } else {
         output.say(format!("followed for {}: {}", table::duration(begun.elapsed()), now.text()));
     }
-    ended
+    Ok(())
 }
 
 /// What a follower has done so far, and what it lacks.

@@ -158,13 +158,14 @@ impl Serve {
                 never = watch(&follower, output) => never,
                 asked = wait_for_signal() => asked,
             };
+            ended?;
             let now = Following::of(&follower);
             if output.json {
                 output.result(|| now.json("ended", began.elapsed()), String::new)?;
             } else {
                 output.say(format!("followed: {}", now.text()));
             }
-            ended
+            Ok(())
         });
         drop(server);
         broker.close()?;
@@ -209,11 +210,13 @@ impl Serve {
     ) -> Result<Option<(Follower, futures::future::BoxFuture<'static, Result<()>>)>> {
         let Some(leader) = &self.follow else { return Ok(None) };
         let source = ClusterSource::new(self.connection.client(runtime, leader)?);
-        let mut options = FollowerOptions::default();
-        options.topics = selection;
-        options.replica_id = self.is_synchronous().then_some(node_id);
-        options.follow_deletions = true;
-        options.groups = Some(Selection::all());
+        let options = FollowerOptions {
+            topics: selection,
+            replica_id: self.is_synchronous().then_some(node_id),
+            follow_deletions: true,
+            groups: Some(Selection::all()),
+            ..FollowerOptions::default()
+        };
         Ok(Some(Follower::new(source, Arc::new(broker.embedded().clone()), options)))
     }
 }

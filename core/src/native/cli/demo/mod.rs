@@ -36,13 +36,12 @@ use crate::replication::{ClusterSource, LocalLogs, Selection};
 use crate::{Error, ErrorKind, Result};
 
 const PARTITIONS: i32 = 6;
-const GROUP: &str = "demo-readers";
 /// How many records are sent one by one, to measure how long an acknowledgement takes.
 const MEASURED: usize = 300;
 /// How long anything may take before the demonstration has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How the burst is sent: so many records, then a pause.
-const BURST_CHUNK: usize = 25;
+const BURST_CHUNK: usize = 100;
 const BURST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Arguments of `ottla demo`.
@@ -196,6 +195,7 @@ struct Story {
     output: Output,
     began: Instant,
     home: PathBuf,
+    /// The topic's name, and its group's.
     topic: String,
 }
 
@@ -273,6 +273,8 @@ impl Story {
         // Whatever became of it, nothing of ours stays there.
         let deleted = self.phase("delete the topic", |_| {
             let admin = self.admin(&place)?;
+            // It may not have come to a group.
+            drop(self.runtime.block_on(admin.delete_groups(&[&self.topic], PATIENCE)));
             for (_, deleted) in self.runtime.block_on(admin.delete_topics(&[&self.topic], PATIENCE))? {
                 deleted?;
             }
@@ -601,14 +603,14 @@ impl Story {
         bar: &ProgressBar,
     ) -> Result<()> {
         bar.set_length(count as u64);
-        let consumer = self.consumer(place, &[("group_id", GROUP)])?;
+        let consumer = self.consumer(place, &[("group_id", &self.topic)])?;
         consumer.subscribe(&[&self.topic], Listener::None)?;
         let mut left = count;
         let mut quiet = Instant::now();
         let mut positions: HashMap<TopicPartition, OffsetAndMetadata> = HashMap::new();
         while left > 0 {
             if quiet.elapsed() > PATIENCE {
-                let message = format!("the group gets nothing any more group={GROUP} left={left}");
+                let message = format!("the group gets nothing any more group={} left={left}", self.topic);
                 return Err(Error::new(ErrorKind::Timeout, message));
             }
             let polled = self.runtime.block_on(consumer.poll(Duration::from_millis(500), Some(left.min(5_000))))?;
@@ -671,9 +673,8 @@ impl Story {
         let (made, took) = self.timed(name, |bar| {
             let source = ClusterSource::new(self.client(place, ClientConfig::from_options(&self.options(place))?));
             let clock = self.runtime.clock();
-            let mut options = BackupOptions::default();
-            options.topics = Selection::new([&self.topic])?;
-            options.groups = Selection::new([GROUP])?;
+            let ours = Selection::new([&self.topic])?;
+            let options = BackupOptions { topics: ours.clone(), groups: ours, ..BackupOptions::default() };
             let made: Backup = self.runtime.block_on(async {
                 let place = objects(&self.home.join("backup").to_string_lossy())?;
                 let repository = Repository::open_or_create(place, random_id(), clock.now()).await?;
