@@ -2,7 +2,7 @@
 //!
 //! A *source* is a cluster or the log of an embedded broker, a *target* the directory of a log, a *repository* a directory.
 //! These functions open what is named, in an order in which a wrong name leaves nothing behind, and call
-//! [`replication`](crate::replication) and [`backup`](crate::backup). Their futures run on the threads of a [`Runtime`].
+//! [`crate::replication`] and [`crate::backup`]. Their futures run on the threads of a [`Runtime`].
 
 use std::path::Path;
 use std::sync::Arc;
