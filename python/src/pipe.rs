@@ -231,8 +231,9 @@ pub(crate) fn backup<'py>(
     options.full = full;
     let repository = text(py, repository)?;
     let made = run(py, progress, |runtime, reported| async move {
+        let objects = pipe::objects(&repository)?;
         let source = from.open(&runtime).await?;
-        let made = pipe::backup(&runtime, &source, &repository, &options, &|progress| reported.note(progress)).await?;
+        let made = pipe::backup(source.cluster(), objects, &options, &|progress| reported.note(progress)).await?;
         source.close()?;
         Ok(made)
     })?;

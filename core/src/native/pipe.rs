@@ -12,18 +12,18 @@ use uuid::Uuid;
 use super::objects::FileObjects;
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
-    self, Backup, BackupOptions, CheckOptions, CheckReport, Repository, RestoreOptions, Restored, SnapshotSource,
+    self, Backup, BackupOptions, CheckOptions, CheckReport, ObjectStore, Repository, RestoreOptions, Restored,
+    SnapshotSource,
 };
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options};
-use crate::clock::Clock;
 use crate::replication::{
-    self, ClusterSource, Copied, CopyOptions, LocalLogs, Parting, Progress, Selection, Source as _,
+    self, ClusterSource, Copied, CopyOptions, LocalLogs, Parting, Progress, Selection, Source as _, Topic,
 };
 use crate::{Error, ErrorKind, Result};
 
 /// How long a first broker may take to answer, unless an option says: a person waits for it.
-const BOOTSTRAP_TIMEOUT_MS: i64 = 5_000;
+pub const BOOTSTRAP_TIMEOUT_MS: i64 = 5_000;
 
 /// Where records are, as a person names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,20 +124,30 @@ impl OpenSource {
 
 /// The log at `location`, which is there.
 fn open_log(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
-    let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("no such {what}={location}"));
     match location {
-        Location::Memory(_) => LocalBroker::find(location).ok_or_else(|| missing("broker in this process broker")),
+        Location::Memory(_) => LocalBroker::find(location).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("this process has no such broker open broker={location}"))
+        }),
         Location::Directory(path) => {
-            let first = std::fs::read_dir(path).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => missing("directory directory"),
-                _ => Error::from(error).context(format_args!("cannot read the directory {location}")),
-            });
-            if first?.next().is_none() {
-                let message = format!("the directory holds no log, it is empty directory={location}");
-                return Err(Error::new(ErrorKind::NotFound, message));
-            }
+            check_holds_something(path)?;
             open(runtime, location)
         }
+    }
+}
+
+/// Refuses a directory that is not there, or is empty: to look at it must not make a log of it.
+///
+/// # Errors
+/// `NotFound`; what the system answers when it cannot be read.
+pub fn check_holds_something(path: &Path) -> Result<()> {
+    let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("{what} directory={}", path.display()));
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing("there is no such directory")),
+        Err(error) => Err(Error::from(error).context(format_args!("cannot read the directory {}", path.display()))),
+        Ok(mut entries) => match entries.next() {
+            None => Err(missing("the directory holds no log, it is empty")),
+            Some(_) => Ok(()),
+        },
     }
 }
 
@@ -169,12 +179,7 @@ pub async fn replicate(
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     if full {
-        for topic in &chosen {
-            logs.create_copy(topic).await?;
-            for partition in topic.topic_partitions() {
-                logs.reset_copy(&partition, 0).await?;
-            }
-        }
+        start_over(&logs, &chosen).await?;
     }
     let copied =
         replication::replicate(source, &logs, topics, Parting::CutBack, &CopyOptions::default(), progress).await;
@@ -183,23 +188,35 @@ pub async fn replicate(
     Ok(copied)
 }
 
-/// Backs up what `options` choose of `source` to the repository `repository`, which is made when missing.
+/// Empties what `logs` have of `topics`: they are copies then that have not begun.
+///
+/// # Errors
+/// See [`LocalLogs::create_copy`] and [`LocalLogs::reset_copy`].
+pub async fn start_over(logs: &dyn LocalLogs, topics: &[Topic]) -> Result<()> {
+    for topic in topics {
+        logs.create_copy(topic).await?;
+        for partition in topic.topic_partitions() {
+            logs.reset_copy(&partition, 0).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Backs up what `options` choose of `source` to the repository in `objects`, which is made when missing.
 ///
 /// # Errors
 /// See [`backup::backup`].
 pub async fn backup(
-    runtime: &Runtime,
-    source: &OpenSource,
-    repository: &str,
+    source: &ClusterSource,
+    objects: Arc<dyn ObjectStore>,
     options: &BackupOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
-    let clock = runtime.clock();
-    let objects = objects(repository)?;
+    let clock = Arc::clone(source.client().clock());
     // The names first: a wrong one must not leave an empty repository behind.
-    source.cluster().topics(&options.topics).await?;
-    let repository = Repository::open_or_create(objects, random_id(&*clock), clock.now()).await?;
-    backup::backup(source.cluster(), &repository, options, &|| clock.now(), progress).await
+    source.topics(&options.topics).await?;
+    let repository = Repository::open_or_create(objects, random_id(), clock.now()).await?;
+    backup::backup(source, &repository, options, &|| clock.now(), progress).await
 }
 
 /// Restores `topics` of the snapshot that `snapshot` names (`latest`, or the first digits of one) to `target`: the directory of
@@ -250,7 +267,11 @@ pub async fn open_repository(repository: &str) -> Result<Repository> {
     Repository::open(objects(repository)?).await
 }
 
-fn objects(repository: &str) -> Result<Arc<FileObjects>> {
+/// The objects of the repository `repository`, which need not be there.
+///
+/// # Errors
+/// `Unsupported` for another kind of URL than `file://`.
+pub fn objects(repository: &str) -> Result<Arc<FileObjects>> {
     let path = repository.strip_prefix("file://").unwrap_or(repository);
     if path.contains("://") {
         return Err(Error::new(
@@ -261,9 +282,10 @@ fn objects(repository: &str) -> Result<Arc<FileObjects>> {
     Ok(Arc::new(FileObjects::new(path)))
 }
 
-/// An id that no other repository has.
-fn random_id(clock: &dyn Clock) -> Uuid {
+/// An id that nothing else has.
+pub(super) fn random_id() -> Uuid {
     use std::hash::{BuildHasher, RandomState};
-    let half = |salt: u64| u128::from(RandomState::new().hash_one((clock.now(), std::process::id(), salt)));
+    let half =
+        |salt: u64| u128::from(RandomState::new().hash_one((std::time::SystemTime::now(), std::process::id(), salt)));
     uuid::Builder::from_random_bytes(((half(1) << 64) | half(2)).to_be_bytes()).into_uuid()
 }

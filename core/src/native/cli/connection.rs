@@ -1,6 +1,6 @@
 //! Where a command reads or writes: a cluster, or the directory of a log.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +9,10 @@ use clap::Args;
 use crate::broker::BrokerConfig;
 use crate::client::config::OptionInfo;
 use crate::client::{Client, ClientConfig, Options};
+use crate::native::pipe::{BOOTSTRAP_TIMEOUT_MS, Place, check_holds_something};
 use crate::native::{LocalBroker, Location, Runtime, properties};
 use crate::transport::Embedded;
 use crate::{Error, ErrorKind, Result};
-
-/// How long a first broker may take to answer, unless -X bootstrap_timeout_ms says: a person waits for it.
-const BOOTSTRAP_TIMEOUT_MS: i64 = 5_000;
 
 /// The longest pause before a leader that is away is looked for again.
 const RECONNECT_BACKOFF_MAX_MS: i64 = 1_000;
@@ -54,8 +52,12 @@ impl ConnectionArgs {
 
     /// A client of the cluster at `address`, which is `[kafka://]HOST:PORT[,…]`, that looks for it again soon where it is away.
     pub(super) fn client(&self, runtime: &Runtime, address: &str) -> Result<Client> {
+        let Place::Cluster(servers) = Place::parse(address)? else {
+            let message = format!("the address of a cluster is HOST:PORT or kafka://HOST:PORT[,…] given={address}");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        };
         let mut options = self.options()?;
-        options.set("bootstrap_servers", cluster_address(address)?);
+        options.set("bootstrap_servers", servers);
         if options.value("reconnect_backoff_max_ms").is_none() {
             options.set("reconnect_backoff_max_ms", RECONNECT_BACKOFF_MAX_MS);
         }
@@ -67,19 +69,6 @@ impl ConnectionArgs {
 fn own_options(options: &Options, own: &[OptionInfo]) -> Options {
     let known = |name: &str| own.iter().chain(ClientConfig::OPTIONS).any(|option| option.name == name);
     options.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name, value.clone())).collect()
-}
-
-/// The addresses in `[kafka://]HOST:PORT[,…]`.
-fn cluster_address(address: &str) -> Result<&str> {
-    let servers = address.strip_prefix("kafka://").map(|servers| servers.trim_end_matches('/'));
-    match servers {
-        Some(servers) => Ok(servers),
-        None if address.contains(':') && !address.contains("://") => Ok(address),
-        None => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("an address is HOST:PORT, kafka://HOST:PORT[,…], or the directory of a log given={address}"),
-        )),
-    }
 }
 
 /// Whether a directory may be made where there is none.
@@ -109,22 +98,19 @@ impl Connection {
     }
 
     fn open_at(address: &str, args: &ConnectionArgs, missing: Missing) -> Result<Self> {
-        let location = if address.contains("://") && !address.starts_with("file://") {
-            None
-        } else {
-            // A name that is a directory here is one, too.
-            Location::parse(address)
-                .or_else(|| Path::new(address).is_dir().then(|| Location::Directory(address.into())))
-        };
+        let place = Place::parse(address)?;
         let mut options = args.options()?;
         let runtime = Runtime::new()?;
-        let Some(location) = location else {
-            options.set("bootstrap_servers", cluster_address(address)?);
-            // A producer's and a consumer's own options are checked where there is one.
-            let client = runtime.client(ClientConfig::from_options(&own_options(&options, &[]))?);
-            let timeout = Duration::from_millis(client.config().bootstrap_timeout_ms);
-            runtime.block_on(client.connect(timeout))?;
-            return Ok(Self { runtime, options, local: None });
+        let location = match place {
+            Place::Log(location) => location,
+            Place::Cluster(servers) => {
+                options.set("bootstrap_servers", servers);
+                // A producer's and a consumer's own options are checked where there is one.
+                let client = runtime.client(ClientConfig::from_options(&own_options(&options, &[]))?);
+                let timeout = Duration::from_millis(client.config().bootstrap_timeout_ms);
+                runtime.block_on(client.connect(timeout))?;
+                return Ok(Self { runtime, options, local: None });
+            }
         };
         if let (Location::Directory(path), Missing::Refuse) = (&location, missing) {
             check_holds_something(path)?;
@@ -166,7 +152,7 @@ impl Connection {
     /// A client by `config`.
     pub(super) fn client(&self, config: ClientConfig) -> Client {
         match &self.local {
-            Some(local) => Client::new(Arc::new(local.embedded().clone()), self.runtime.clock(), config),
+            Some(local) => local.client(config),
             None => self.runtime.client(config),
         }
     }
@@ -179,18 +165,5 @@ impl Connection {
     /// Closes the log, if it is one.
     pub(super) fn close(self) -> Result<()> {
         self.local.map_or(Ok(()), |local| local.close())
-    }
-}
-
-/// Refuses a directory that is not there, or is empty: to look at it must not make a log of it.
-fn check_holds_something(path: &Path) -> Result<()> {
-    let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("{what} directory={}", path.display()));
-    match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing("there is no such directory")),
-        Err(error) => Err(Error::from(error).context(format_args!("cannot read the directory {}", path.display()))),
-        Ok(mut entries) => match entries.next() {
-            None => Err(missing("the directory holds no log, it is empty")),
-            Some(_) => Ok(()),
-        },
     }
 }

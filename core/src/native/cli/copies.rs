@@ -1,21 +1,18 @@
 //! `ottla backup`, `ottla restore`, `ottla snapshots`, `ottla check`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::connection::{Connection, ConnectionArgs};
 use super::position::time_text;
 use super::{Output, table};
-use crate::backup::{
-    BackupOptions, CheckOptions, Repository, RestoreOptions, Snapshot, SnapshotSource, backup, check, restore,
-};
-use crate::native::objects::FileObjects;
+use crate::backup::{BackupOptions, CheckOptions, Snapshot};
+use crate::native::Runtime;
+use crate::native::pipe::{self, Place};
 use crate::replication::{ClusterSource, Extent, PartitionCopied, Progress, Selection};
 use crate::{Error, ErrorKind, Result};
 
@@ -58,17 +55,13 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let place = objects(&self.repository)?;
+        let place = pipe::objects(&self.repository)?;
         let source = Connection::open(&self.source, &self.connection)?;
-        let clock = source.runtime().clock();
         let from = ClusterSource::new(source.plain_client()?);
         let mut options = BackupOptions { full: self.full, ..BackupOptions::default() };
         options.topics = self.topics.selection()?;
         let bar = progress_bar(output);
-        let made = source.block_on(async {
-            let repository = Repository::open_or_create(place, random_id(), clock.now()).await?;
-            backup(&from, &repository, &options, &|| clock.now(), &|progress| show(&bar, progress)).await
-        })?;
+        let made = source.block_on(pipe::backup(&from, place, &options, &|progress| show(&bar, progress)))?;
         bar.finish_and_clear();
         let costs = made.snapshot.manifest.costs;
         report(&made.partitions, Duration::from_millis(costs.milliseconds), output)?;
@@ -106,30 +99,17 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        if self.target.starts_with("kafka://") {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a restore goes to the directory of a log; restoring into a live cluster comes later",
-            ));
-        }
         let (path, name) = match self.repository.rsplit_once('@') {
             Some((path, name)) => (path, name),
             None => (self.repository.as_str(), "latest"),
         };
         let selection = self.topics.selection()?;
         let begun = Instant::now();
-        let runtime = crate::native::Runtime::new()?;
-        // The repository first: a wrong name must not leave an empty log behind.
-        let source = runtime.block_on(async {
-            let repository = Repository::open(objects(path)?).await?;
-            let snapshot = repository.find_snapshot(name).await?;
-            SnapshotSource::open(repository, snapshot, &selection).await
-        })?;
-        let target = Connection::open_directory(&self.target)?;
-        let logs = target.embedded()?;
+        let runtime = Runtime::new()?;
+        let target = Place::parse_target(&self.target);
         let bar = progress_bar(output);
-        let restored =
-            target.block_on(restore(&source, &logs, &RestoreOptions::default(), &|progress| show(&bar, progress)))?;
+        let progress = |progress: &Progress| show(&bar, progress);
+        let restored = runtime.block_on(pipe::restore(&runtime, path, name, &target, &selection, &progress))?;
         bar.finish_and_clear();
         let partitions: Vec<PartitionCopied> = restored.copied.done().cloned().collect();
         report(&partitions, begun.elapsed(), output)?;
@@ -143,8 +123,7 @@ impl Restore {
                     restored.groups.len()
                 )
             },
-        )?;
-        target.close()
+        )
     }
 }
 
@@ -157,9 +136,8 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let runtime = crate::native::Runtime::new()?;
         let snapshots =
-            runtime.block_on(async { Repository::open(objects(&self.repository)?).await?.snapshots().await })?;
+            Runtime::new()?.block_on(async { pipe::open_repository(&self.repository).await?.snapshots().await })?;
         let rows: Vec<Vec<String>> = snapshots
             .iter()
             .map(|snapshot| {
@@ -195,10 +173,8 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let runtime = crate::native::Runtime::new()?;
         let options = CheckOptions { read_data: self.read_data };
-        let report =
-            runtime.block_on(async { check(&Repository::open(objects(&self.repository)?).await?, options).await })?;
+        let report = Runtime::new()?.block_on(pipe::check(&self.repository, options))?;
         for problem in &report.problems {
             output.say(format!("problem: {}", problem.message));
         }
@@ -231,24 +207,6 @@ impl Check {
             Err(Error::new(ErrorKind::Corrupt, format!("the repository is damaged repository={}", self.repository)))
         }
     }
-}
-
-pub(super) fn objects(path: &str) -> Result<Arc<FileObjects>> {
-    if path.contains("://") && !path.starts_with("file://") {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("a repository is a directory; object stores come later given={path}"),
-        ));
-    }
-    Ok(Arc::new(FileObjects::new(path.strip_prefix("file://").unwrap_or(path))))
-}
-
-/// An id that no other repository has.
-pub(super) fn random_id() -> Uuid {
-    use std::hash::{BuildHasher, RandomState};
-    let half =
-        |salt: u64| u128::from(RandomState::new().hash_one((std::time::SystemTime::now(), std::process::id(), salt)));
-    uuid::Builder::from_random_bytes(((half(1) << 64) | half(2)).to_be_bytes()).into_uuid()
 }
 
 pub(super) fn progress_bar(output: Output) -> ProgressBar {

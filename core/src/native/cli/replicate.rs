@@ -12,9 +12,9 @@ use super::connection::{Connection, ConnectionArgs};
 use super::copies::{TopicsArg, progress_bar, report, show};
 use super::{Output, table, wait_for_signal};
 use crate::Result;
+use crate::native::pipe::start_over;
 use crate::replication::{
-    ClusterSource, CopyOptions, Follower, FollowerOptions, LocalLogs, Parting, PartitionCopied, Selection, Source,
-    replicate,
+    ClusterSource, CopyOptions, Follower, FollowerOptions, Parting, PartitionCopied, Selection, Source, replicate,
 };
 use crate::transport::Embedded;
 
@@ -59,7 +59,7 @@ impl Replicate {
         let logs = target.embedded()?;
         let outcome = source.block_on(async {
             if self.full {
-                start_over(&logs, topics.iter().map(|topic| topic.name.as_str())).await?;
+                start_over(&logs, &topics).await?;
             }
             once(&from, &logs, &selection, output).await?;
             if self.follow { follow(from, &logs, selection, output).await } else { Ok(()) }
@@ -68,18 +68,6 @@ impl Replicate {
         source.close()?;
         outcome
     }
-}
-
-/// Drops what copies hold of `topics`; they are then as if they had not begun.
-async fn start_over(logs: &Embedded, topics: impl Iterator<Item = &str> + Clone + Send) -> Result<()> {
-    for copy in logs.copies().await? {
-        if topics.clone().any(|topic| topic == copy.name) {
-            for partition in copy.topic_partitions() {
-                logs.reset_copy(&partition, 0).await?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Brings the copies to where the source is, and says what that was.

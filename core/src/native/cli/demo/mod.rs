@@ -19,18 +19,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::events::{Columns, Event};
 use self::processes::Server;
 use self::summary::{BackupCost, Copied, FollowerLoss, Summary};
-use super::copies::{objects, random_id};
 use super::position::Position;
 use super::topics::partitions_of;
 use super::{Output, table};
-use crate::backup::{Backup, BackupOptions, Repository, RestoreOptions, SnapshotSource, backup, restore};
+use crate::backup::{Backup, BackupOptions, RestoreOptions, SnapshotSource, restore};
 use crate::broker::BrokerConfig;
 use crate::client::config::IsolationLevel;
 use crate::client::{
     Admin, Client, ClientConfig, Consumer, ConsumerConfig, Listener, NewTopic, OffsetAndMetadata, Options, Producer,
     ProducerConfig, Ticket, TopicPartition,
 };
-use crate::native::{LocalBroker, Location, Runtime};
+use crate::native::{LocalBroker, Location, Runtime, pipe};
 use crate::record::Record;
 use crate::replication::{ClusterSource, LocalLogs, Selection};
 use crate::{Error, ErrorKind, Result};
@@ -113,7 +112,7 @@ impl Demo {
 }
 
 fn random_id_text() -> String {
-    random_id().simple().to_string()
+    pipe::random_id().simple().to_string()
 }
 
 /// The directory of it all; removed at the end unless it is to be kept.
@@ -337,7 +336,7 @@ impl Story {
         let (restored, took) = self.timed("restore", |bar| {
             let restored = self.open("restored")?;
             self.runtime.block_on(async {
-                let repository = Repository::open(objects(&self.home.join("backup").to_string_lossy())?).await?;
+                let repository = pipe::open_repository(&self.home.join("backup").to_string_lossy()).await?;
                 let snapshot = repository.find_snapshot("latest").await?;
                 let source = SnapshotSource::open(repository, snapshot, &Selection::all()).await?;
                 let options = RestoreOptions::default();
@@ -672,15 +671,11 @@ impl Story {
     fn back_up(&self, place: &Place, name: &str, data_bytes: u64) -> Result<BackupCost> {
         let (made, took) = self.timed(name, |bar| {
             let source = ClusterSource::new(self.client(place, ClientConfig::from_options(&self.options(place))?));
-            let clock = self.runtime.clock();
             let ours = Selection::new([&self.topic])?;
             let options = BackupOptions { topics: ours.clone(), groups: ours, ..BackupOptions::default() };
-            let made: Backup = self.runtime.block_on(async {
-                let place = objects(&self.home.join("backup").to_string_lossy())?;
-                let repository = Repository::open_or_create(place, random_id(), clock.now()).await?;
-                let progress = |progress: &_| super::copies::show(bar, progress);
-                backup(&source, &repository, &options, &|| clock.now(), &progress).await
-            })?;
+            let place = pipe::objects(&self.home.join("backup").to_string_lossy())?;
+            let progress = |progress: &_| super::copies::show(bar, progress);
+            let made: Backup = self.runtime.block_on(pipe::backup(&source, place, &options, &progress))?;
             let costs = made.snapshot.manifest.costs;
             let said = format!(
                 "{} records, {} stored",
