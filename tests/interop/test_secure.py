@@ -1,8 +1,8 @@
-"""Ottla's client at an Apache Kafka as real ones are: TLS, certificates of our own, SASL; and what a wrong setting is told."""
+"""Ottla's client at a Kafka as real ones are: TLS, certificates of our own, SASL; and what a wrong setting is told."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import subprocess
@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from servers import ROOT, KafkaServer, kafka
 from servers import ottla as program
 
-PASSWORD = "alice's \"secret\", with = and ,"
+# ruff: noqa: S105, S106 (passwords of brokers that live for a test)
+PASSWORD = 'alice\'s "secret", with = and ,'
 KEY_PASSWORD = "opens the key"
 REAUTHENTICATION_MS = 3000
 
@@ -49,11 +50,11 @@ class Secure:
         self.ca, self.other_ca = str(home / "ca.pem"), str(home / "other-ca.pem")
         authority.cert_pem.write_to_path(self.ca)
         stranger.cert_pem.write_to_path(self.other_ca)
-        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
         good = store(home / "good.pem", authority.issue_cert("localhost"))
         expired = store(
             home / "expired.pem",
-            authority.issue_cert("localhost", not_before=yesterday - datetime.timedelta(days=30), not_after=yesterday),
+            authority.issue_cert("localhost", not_before=yesterday - dt.timedelta(days=30), not_after=yesterday),
         )
         elsewhere = store(home / "elsewhere.pem", authority.issue_cert("kafka.example"))
         mine = authority.issue_cert("client.example")

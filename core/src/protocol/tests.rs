@@ -281,9 +281,9 @@ fn tagged_fields_are_written_only_if_they_say_something() {
     let bytes = encoded(&FetchResponse::default(), 16).unwrap();
     assert_eq!(bytes[..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
 
-    let mut partition = fetch::PartitionData::default();
+    let mut partition = PartitionData::default();
     partition.current_leader.leader_id = 4;
-    let responses = vec![fetch::FetchableTopicResponse {
+    let responses = vec![FetchableTopicResponse {
         topic_id: Uuid::from_u128(1),
         partitions: vec![partition],
         ..Default::default()
