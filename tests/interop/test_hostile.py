@@ -406,7 +406,7 @@ def test_a_full_disk_refuses_and_heals_and_loses_nothing(small_disk: Path, topic
 
         def fill() -> list[bytes]:
             """Writes until there is no room; returns what was acknowledged."""
-            values = []
+            values: list[bytes] = []
             for _ in range(100):
                 value = os.urandom(100_000)
                 before = time.monotonic()

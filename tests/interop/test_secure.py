@@ -33,7 +33,8 @@ def private_key(certificate: trustme.LeafCert, password: str | None = None) -> b
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if password:
         encryption = serialization.BestAvailableEncryption(password.encode())
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    written: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    return written
 
 
 def store(path: Path, certificate: trustme.LeafCert) -> str:
