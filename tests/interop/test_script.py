@@ -17,7 +17,7 @@ from servers import KafkaServer, kafka
 
 #: How often each case runs, and how many at a time: they wait most of the time.
 RUNS = int(os.environ.get("OTTLA_SCRIPT_RUNS", "100"))
-AT_ONCE = 12
+AT_ONCE = 24
 
 SCRIPT = """\
 from kafka import KafkaProducer, KafkaConsumer
