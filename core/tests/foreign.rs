@@ -213,11 +213,11 @@ fn batches_are_refused_or_read_in_bounded_memory() {
                     let _ = (batch.control_type(), batch.end_transaction());
                     if let Ok(records) = batch.records(LIMIT) {
                         let mut count = 0;
-                        for record in records.iter().filter_map(Result::ok) {
+                        for record in records.iter().map_while(Result::ok) {
                             let _ = record.headers.count();
                             count += 1;
                         }
-                        assert!(count as i64 <= i64::from(batch.record_count()));
+                        assert!(count as i64 <= i64::from(batch.record_count()), "{count}");
                         read.fetch_add(count, Relaxed);
                     }
                     if let Ok(left) = batch.filtered(Some(NOW), LIMIT, |record| record.offset % 2 == 0) {

@@ -46,6 +46,11 @@ pub struct BrokerConfig {
     pub max_fetch_sessions: usize,
     /// How consumer groups are coordinated.
     pub groups: GroupsConfig,
+    /// Kafka's `offsets.topic.num.partitions`: those of the topic of committed offsets when it is made; default 1.
+    pub offsets_topic_num_partitions: i32,
+    /// Kafka's `offsets.topic.segment.bytes`: how large its segments become, which are compacted when they are full;
+    /// default 100 MiB.
+    pub offsets_topic_segment_bytes: i32,
     /// Kafka's `log.retention.check.interval.ms`: how often what is too old is looked for; default 5 minutes.
     pub log_retention_check_interval_ms: i64,
     /// Kafka's `log.cleaner.backoff.ms`: how often compacted topics are looked at; default 15 s.
@@ -72,6 +77,8 @@ impl Default for BrokerConfig {
             max_partitions: 10_000,
             max_fetch_sessions: 1_000,
             groups: GroupsConfig::default(),
+            offsets_topic_num_partitions: 1,
+            offsets_topic_segment_bytes: 100 << 20,
             log_retention_check_interval_ms: 300_000,
             log_cleaner_backoff_ms: 15_000,
             topic_defaults: BTreeMap::new(),
@@ -160,6 +167,8 @@ pub(crate) const BROKER_OPTIONS: &[BrokerOption] = &[
             Ok(())
         },
     },
+    number!("offsets.topic.num.partitions", Int, 1, offsets_topic_num_partitions),
+    number!("offsets.topic.segment.bytes", Int, 1, offsets_topic_segment_bytes),
     number!("replica.lag.time.max.ms", Long, 0, replica_lag_time_max_ms),
 ];
 

@@ -81,7 +81,11 @@ impl Broker {
                 }
                 None if !self.holds_log(dir)? => log::warn!("a directory is passed over, it holds no log dir={dir}"),
                 None if partition < self.config.max_partitions => {
-                    let configs = if topic == OFFSETS_TOPIC { offsets_configs() } else { BTreeMap::new() };
+                    let configs = if topic == OFFSETS_TOPIC {
+                        offsets_configs(self.config.offsets_topic_segment_bytes)
+                    } else {
+                        BTreeMap::new()
+                    };
                     let id = match id {
                         Some(id) => id,
                         None => self.random_uuid(),

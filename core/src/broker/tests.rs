@@ -611,6 +611,69 @@ fn compacted_topic_keeps_the_last_record_of_each_key_also_over_a_power_cut() {
 }
 
 #[test]
+fn committed_offsets_take_up_no_more_and_more_room() {
+    use crate::protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+    use crate::protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+    use crate::protocol::messages::{
+        DeleteGroupsRequest, DeleteGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+        OffsetFetchResponse,
+    };
+    let mut config = BrokerConfig::default();
+    config.set("offsets.topic.segment.bytes", "3000").unwrap();
+    config.set("offsets.topic.num.partitions", "2").unwrap();
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open_with(&device, config.clone());
+    shell.create("t", 1, &[]);
+    let commit = |shell: &mut Shell, group: &str, offset| {
+        let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+        let topic =
+            OffsetCommitRequestTopic { name: "t".to_owned(), partitions: vec![partition], ..Default::default() };
+        let request = OffsetCommitRequest {
+            group_id: group.to_owned(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![topic],
+            ..OffsetCommitRequest::default()
+        };
+        let response: OffsetCommitResponse = shell.call(request, 8);
+        assert_eq!(response.topics[0].partitions[0].error_code, ErrorCode::NONE);
+    };
+    let committed = |shell: &mut Shell, group: &str| -> i64 {
+        let topic = OffsetFetchRequestTopics { name: "t".to_owned(), partition_indexes: vec![0], ..Default::default() };
+        let group =
+            OffsetFetchRequestGroup { group_id: group.to_owned(), topics: Some(vec![topic]), ..Default::default() };
+        let request = OffsetFetchRequest { groups: vec![group], ..OffsetFetchRequest::default() };
+        let response: OffsetFetchResponse = shell.call(request, 8);
+        response.groups[0].topics[0].partitions[0].committed_offset
+    };
+    let size = |device: &MemoryDevice| -> usize {
+        let files = device.files();
+        let logs = files.iter().filter(|(path, _)| path.starts_with("__consumer_offsets-") && path.ends_with(".log"));
+        logs.map(|(_, bytes)| bytes.len()).sum()
+    };
+    let mut most = 0;
+    for offset in 0..400 {
+        for group in ["a", "b", "gone"] {
+            if group != "gone" || offset < 50 {
+                commit(&mut shell, group, offset);
+            }
+        }
+        if offset == 50 {
+            let request = DeleteGroupsRequest { groups_names: vec!["gone".to_owned()] };
+            let deleted: DeleteGroupsResponse = shell.call(request, 2);
+            assert_eq!(deleted.results[0].error_code, ErrorCode::NONE);
+        }
+        shell.wait(15_000);
+        shell.run_tasks();
+        shell.wait(1);
+        shell.run_tasks();
+        most = most.max(size(&device));
+    }
+    assert!(most < 20_000, "{most}: three groups need no more, whatever they commit");
+    let mut shell = Shell::open_with(&device.crash(Loss::Unsynced), config);
+    assert_eq!(["a", "b", "gone"].map(|group| committed(&mut shell, group)), [399, 399, -1]);
+}
+
+#[test]
 fn topic_deleted_while_it_is_compacted_stays_deleted() {
     let device = MemoryDevice::durable();
     let mut shell = Shell::open(&device);

@@ -108,11 +108,16 @@ pub(super) fn internal_log_config() -> LogConfig {
 
 impl Broker {
     /// The partition of `__consumer_offsets` that a group's records belong to; the topic is made when first needed. It has
-    /// one partition then, but one that Kafka made has many.
+    /// one partition then, unless told otherwise, but one that Kafka made has many.
     pub(super) fn offsets_partition(&mut self, group: &str, now: Timestamp) -> Result<PartitionId> {
         if !self.topics.contains_key(OFFSETS_TOPIC) {
+            if let Some(why) = self.offline.get(OFFSETS_TOPIC) {
+                return Err(Error::new(ErrorKind::Corrupt, why.clone()));
+            }
             let id = self.random_uuid();
-            self.create_topic(OFFSETS_TOPIC, id, 1, 1, offsets_configs(), now)?;
+            let partitions = self.config.offsets_topic_num_partitions.min(self.config.max_partitions);
+            let configs = offsets_configs(self.config.offsets_topic_segment_bytes);
+            self.create_topic(OFFSETS_TOPIC, id, partitions, 1, configs, now)?;
         }
         let count = self.topics.get(OFFSETS_TOPIC).map_or(0, |topic| topic.partitions.len());
         self.find(OFFSETS_TOPIC, partition_of(group, count)).ok_or_else(|| {
@@ -517,8 +522,9 @@ pub(super) fn is_internal(name: &str) -> bool {
 }
 
 /// The configuration of the topic of committed offsets.
-pub(super) fn offsets_configs() -> BTreeMap<String, String> {
-    [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")]
+pub(super) fn offsets_configs(segment_bytes: i32) -> BTreeMap<String, String> {
+    let segment_bytes = segment_bytes.to_string();
+    [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", &segment_bytes)]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
