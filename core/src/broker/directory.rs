@@ -193,6 +193,7 @@ impl Broker {
         let dir = format!("{name}-{index}");
         let (log, recovery) = Log::open(&self.files, &dir, log_config, checkpoints, now)
             .map_err(|error| error.context(format_args!("opening partition={dir}")))?;
+        let synced_end = if recovery.is_clean() { checkpoints.recovery_point } else { log.start() };
         if !recovery.is_clean() {
             log::warn!("recovered partition={dir}: {recovery}");
             self.recovered.push((dir.clone(), recovery));
@@ -204,7 +205,7 @@ impl Broker {
         }
         let id = PartitionId(self.partitions.len());
         let waits_for_sync = self.device.is_durable() && durability == Durability::Sync;
-        let mut partition = Partition::new(Arc::clone(name), index, log, self.leader_epoch, waits_for_sync);
+        let mut partition = Partition::new(Arc::clone(name), index, log, self.leader_epoch, waits_for_sync, synced_end);
         if copy {
             partition.set_limit(partition.log.end());
         }

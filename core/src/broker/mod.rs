@@ -303,7 +303,8 @@ impl Broker {
         if !recovery.is_clean() {
             broker.recovered.push((metadata_dir.clone(), recovery));
         }
-        let partition = Partition::new(METADATA_TOPIC.into(), 0, log, leader_epoch, waits_for_sync);
+        let synced_end = if clean { log.end() } else { log.start() };
+        let partition = Partition::new(METADATA_TOPIC.into(), 0, log, leader_epoch, waits_for_sync, synced_end);
         broker.partitions.push(Some(partition));
 
         let mut changes = Vec::new();
@@ -343,6 +344,8 @@ impl Broker {
             broker.pass_producer_ids(PartitionId(at));
         }
         broker.replay_groups(now)?;
+        // What a process that was killed has left unsynced is synced at once.
+        broker.moved.extend((0..broker.partitions.len()).map(PartitionId));
         broker.settle(now);
         Ok(broker)
     }
@@ -535,6 +538,11 @@ impl Broker {
         }
         if self.device.is_durable() && now >= self.next_checkpoint {
             self.next_checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MS);
+            for (at, partition) in self.partitions.iter_mut().enumerate() {
+                if let Some(point) = partition.as_mut().and_then(Partition::poll_flush) {
+                    self.tasks.push_back(Task(TaskKind::Sync { partition: PartitionId(at), point }));
+                }
+            }
             let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
             let texts = [
                 (directory::RECOVERY_POINTS, directory::checkpoint_text(points)),

@@ -32,6 +32,7 @@ pub(crate) struct Partition {
     pub(crate) leader_epoch: i32,
     /// Whether the high watermark follows what is synced, or what is written (a device without durability, `durability=os`).
     waits_for_sync: bool,
+    /// Everything below it survives a power cut.
     synced_end: i64,
     syncing: bool,
     failed: bool,
@@ -49,19 +50,28 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// A leader over `log`, all of which is durable: recovery has just synced what it kept.
-    pub(crate) fn new(topic: Arc<str>, index: i32, log: Log, leader_epoch: i32, waits_for_sync: bool) -> Self {
-        let end = log.end();
+    /// A leader over `log`, of which everything below `synced_end` is known to be synced. The rest, which a process that was
+    /// killed has left perhaps, is shown and acknowledged when it is.
+    pub(crate) fn new(
+        topic: Arc<str>,
+        index: i32,
+        log: Log,
+        leader_epoch: i32,
+        waits_for_sync: bool,
+        synced_end: i64,
+    ) -> Self {
+        let synced_end = synced_end.clamp(log.start(), log.end());
+        let high_watermark = if waits_for_sync { synced_end } else { log.end() };
         Self {
             topic,
             index,
             log,
             leader_epoch,
             waits_for_sync,
-            synced_end: end,
+            synced_end,
             syncing: false,
             failed: false,
-            high_watermark: end,
+            high_watermark,
             followers: BTreeMap::new(),
             in_sync: BTreeSet::new(),
             limit: None,
@@ -71,25 +81,23 @@ impl Partition {
         }
     }
 
+    /// How far the leader itself is: what is synced, or what is written where nobody waits for a sync.
+    fn own_end(&self) -> i64 {
+        if self.waits_for_sync { self.synced_end } else { self.log.end() }
+    }
+
     /// Appends checked batches as the leader; returns where they went.
     pub(crate) fn append(&mut self, batches: &[Batch], now: Timestamp) -> Result<Appended> {
         let appended = self.log.append(batches, self.leader_epoch, now)?;
-        self.after_append();
+        self.advance();
         Ok(appended)
     }
 
     /// Appends batches that already have their offsets.
     pub(crate) fn append_copy(&mut self, batches: &[Batch], now: Timestamp) -> Result<()> {
         self.log.append_copy(batches, now)?;
-        self.after_append();
-        Ok(())
-    }
-
-    fn after_append(&mut self) {
-        if !self.waits_for_sync {
-            self.synced_end = self.log.end();
-        }
         self.advance();
+        Ok(())
     }
 
     /// The log was cut or emptied: nothing above its end counts any more.
@@ -110,7 +118,7 @@ impl Partition {
             .iter()
             .filter_map(|node| self.followers.get(node))
             .map(|follower| follower.end)
-            .fold(self.synced_end.min(self.limit.unwrap_or(i64::MAX)), i64::min);
+            .fold(self.own_end().min(self.limit.unwrap_or(i64::MAX)), i64::min);
         let moved = least > self.high_watermark;
         self.high_watermark = self.high_watermark.max(least).max(self.log.start());
         moved
@@ -118,7 +126,12 @@ impl Partition {
 
     /// What must be synced next, if anything is and no sync is under way; [`Self::handle_synced`] is told of its end.
     pub(crate) fn poll_sync(&mut self) -> Option<SyncPoint> {
-        if !self.waits_for_sync || self.syncing || self.synced_end >= self.log.end() {
+        if self.waits_for_sync { self.poll_flush() } else { None }
+    }
+
+    /// As [`Self::poll_sync`], also where nobody waits for it: so that a crash leaves little to be checked.
+    pub(crate) fn poll_flush(&mut self) -> Option<SyncPoint> {
+        if self.syncing || self.synced_end >= self.log.end() {
             return None;
         }
         self.syncing = true;
@@ -221,7 +234,7 @@ impl Partition {
     /// Takes the next of those who wait for a sync that has come.
     pub(crate) fn poll_synced(&mut self) -> Option<RequestId> {
         let &(offset, id) = self.sync_waits.first()?;
-        if offset > self.synced_end {
+        if offset > self.own_end() {
             return None;
         }
         self.sync_waits.pop_first();
@@ -235,7 +248,7 @@ impl Partition {
 
     pub(crate) fn set_waits_for_sync(&mut self, waits: bool) {
         self.waits_for_sync = waits;
-        self.after_append();
+        self.advance();
     }
 
     pub(crate) fn wait(&mut self, offset: i64, row: u64) {

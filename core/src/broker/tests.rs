@@ -264,6 +264,52 @@ fn acknowledged_records_topics_and_ids_survive_a_power_cut_and_the_epoch_rises()
 }
 
 #[test]
+fn what_a_killed_process_left_unsynced_is_shown_and_acknowledged_when_it_is_synced() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    let producer = |base_sequence| ProducerFields { producer_id: 9, producer_epoch: 0, base_sequence };
+    shell.produce("t", batch_of(&["synced"], producer(0), NOW));
+    shell.send(produce("t", 0, batch_of(&["written"], producer(1), NOW), -1), 9);
+    // The process is killed; the operating system has the rest.
+    let broker = Broker::open(Arc::new(device.clone()), BrokerConfig::default(), NOW, 8).unwrap();
+    let mut shell = Shell { broker, now: NOW, next: 0, answers: Vec::new(), tasks: Vec::new() };
+    shell.drain();
+    // The producer, who has no answer, sends it again. It is there, but not for good.
+    let again = shell.send(produce("t", 0, batch_of(&["written"], producer(1), NOW), -1), 9);
+    let reading = shell.send(fetch("t", 1, 60_000), 12);
+    assert!(shell.answer(again).is_none() && shell.answer(reading).is_none());
+    shell.run_tasks();
+    assert_eq!(produced(shell.answer(again).unwrap()).base_offset, 1);
+    assert!(shell.answer(reading).is_some());
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.values("t", 0), texts(&[(0, "synced"), (1, "written")]));
+}
+
+#[test]
+fn recovery_point_tells_what_is_synced_also_where_nobody_waits_for_it() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[("durability", "os")]);
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NONE);
+    assert_eq!(shell.values("t", 0).len(), 1);
+    let point = |device: &MemoryDevice| {
+        let text = Device::read(device, "recovery-point-offset-checkpoint").unwrap();
+        String::from_utf8(text.to_vec()).unwrap().lines().find_map(|line| line.strip_prefix("t 0 ").map(str::to_owned))
+    };
+    shell.wait(60_000);
+    assert_eq!(shell.tasks.len(), 2, "it is synced now and then");
+    let checkpoint = shell.tasks.remove(1);
+    shell.broker.handle_done(checkpoint.run(), shell.now);
+    assert_eq!(point(&device).as_deref(), Some("0"));
+    shell.run_tasks();
+    shell.wait(60_000);
+    shell.run_tasks();
+    assert_eq!(point(&device).as_deref(), Some("1"));
+    assert_eq!(Shell::open(&device.crash(Loss::Unsynced)).values("t", 0).len(), 1);
+}
+
+#[test]
 fn clean_close_keeps_the_epoch() {
     let device = MemoryDevice::durable();
     let mut shell = Shell::open(&device);
