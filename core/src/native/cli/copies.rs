@@ -210,11 +210,8 @@ impl Check {
 }
 
 pub(super) fn progress_bar(output: Output) -> ProgressBar {
-    if !output.shows_progress() {
-        return ProgressBar::hidden();
-    }
     // Drawn on stderr, and only if that is a terminal.
-    let bar = ProgressBar::new(0);
+    let bar = output.draws(ProgressBar::new(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  {elapsed}") {
         bar.set_style(style);
     }

@@ -18,9 +18,11 @@ mod topics;
 use std::ffi::OsString;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use indicatif::ProgressBar;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -41,7 +43,7 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Say less (only errors); repeat -v to say more
+    /// Say errors alone
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 
@@ -111,10 +113,20 @@ impl Output {
         !self.quiet && !self.json
     }
 
+    /// `bar` if progress is shown, else one that is not seen. What is said meanwhile is said above it.
+    fn draws(self, bar: ProgressBar) -> ProgressBar {
+        if !self.shows_progress() {
+            return ProgressBar::hidden();
+        }
+        *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+        bar
+    }
+
     /// Says something about what is going on.
     fn say(self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", text.as_ref());
+            // As `eprintln!`: if nobody hears it, so be it.
+            let _ = writeln!(Stderr, "{}", text.as_ref());
         }
     }
 }
@@ -225,6 +237,36 @@ impl Write for Stdout {
     }
 }
 
+/// What is being drawn on standard error.
+static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Standard error, above what is being drawn there.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let write = || std::io::stderr().write_all(bytes);
+        match drawn.filter(|bar| !bar.is_finished()) {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn write_fmt(&mut self, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+        // In one piece, so that lines of several threads do not mix.
+        self.write_all(text.to_string().as_bytes())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 fn exit_code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Invalid | ErrorKind::Unsupported => 2,
@@ -248,6 +290,7 @@ fn init_log(quiet: bool, verbose: u8) {
     let _ = env_logger::Builder::new()
         .filter_level(level)
         .parse_env("OTTLA_LOG")
+        .target(env_logger::Target::Pipe(Box::new(Stderr)))
         .format(|out, record| writeln!(out, "ottla: {}: {}", record.level().as_str().to_lowercase(), record.args()))
         .try_init();
 }

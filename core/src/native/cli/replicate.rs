@@ -162,7 +162,7 @@ impl Following {
 /// Tells how following goes: on a terminal at any time, else now and then when something has changed.
 pub(super) fn watch(follower: &Follower, output: Output) -> BoxFuture<'_, Result<()>> {
     Box::pin(async move {
-        let bar = if output.shows_progress() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let bar = output.draws(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
         }

@@ -73,10 +73,10 @@ pub(super) struct Serve {
     )]
     mirroring: Mirroring,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Following a leader")]
     topics: TopicsArg,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Following a leader")]
     connection: ConnectionArgs,
 }
 

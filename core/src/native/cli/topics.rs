@@ -46,6 +46,7 @@ enum Action {
     },
     /// Create a topic
     Create {
+        /// The topic
         name: String,
         /// How many partitions; the broker's default when not given
         #[arg(long, value_name = "N")]
@@ -60,6 +61,7 @@ enum Action {
     /// Change a topic's configuration, or add partitions
     #[command(arg_required_else_help = true)]
     Alter {
+        /// The topic
         name: String,
         /// How many partitions it shall have in all
         #[arg(long, value_name = "N")]
@@ -78,6 +80,7 @@ enum Action {
     },
     /// Print each partition's offset at a position
     Offsets {
+        /// The topic
         name: String,
         /// beginning, end, an offset, -N (the last N), @MS or a time such as 2026-01-31T08:00:00Z
         #[arg(long, value_name = "POSITION", default_value = "end", allow_hyphen_values = true)]
@@ -85,6 +88,7 @@ enum Action {
     },
     /// Delete the records before a position
     DeleteRecords {
+        /// The topic
         name: String,
         /// end, an offset, -N (all but the last N), @MS or a time such as 2026-01-31T08:00:00Z
         #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]

@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use self::events::{Columns, Event};
 use self::processes::Server;
@@ -701,10 +701,11 @@ impl Story {
 
     /// The same, and how long it took.
     fn timed<T>(&self, name: &str, act: impl FnOnce(&ProgressBar) -> Result<(T, String)>) -> Result<(T, Duration)> {
-        let bar = if self.output.shows_progress() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("         {prefix:<50} {bar:20} {percent:>3} %") {
-            bar.set_style(style);
+        let bar = self.output.draws(ProgressBar::new(0));
+        if let Ok(style) = ProgressStyle::with_template("       {spinner} {prefix:<50} {how_far}") {
+            bar.set_style(style.with_key("how_far", how_far));
         }
+        bar.enable_steady_tick(Duration::from_millis(100));
         bar.set_prefix(name.to_owned());
         bar.tick();
         let begun = Instant::now();
@@ -736,6 +737,17 @@ impl Story {
                 std::process::exit(130);
             }
         });
+    }
+}
+
+/// A bar and a percentage, where it is known how far there is to go.
+fn how_far(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    const WIDTH: usize = 20;
+    if state.len().is_some_and(|length| length > 0) {
+        let done = (f64::from(state.fraction()) * WIDTH as f64) as usize;
+        let bar = "█".repeat(done) + &"░".repeat(WIDTH.saturating_sub(done));
+        // A text that is drawn takes it all.
+        let _ = write!(text, "{bar} {:>3.0} %", state.fraction() * 100.0);
     }
 }
 
