@@ -326,6 +326,21 @@ fn a_compaction_cut_short_at_any_operation_has_happened_or_not() {
 }
 
 #[test]
+fn old_segments_stay_until_the_names_of_the_new_ones_are_synced() {
+    let (device, mut log) = random_log(4, 20, &compacting());
+    log.sync_point().run().unwrap();
+    let names = |device: &MemoryDevice, end: &str| device.files().keys().filter(|name| name.ends_with(end)).count();
+    let old = names(&device, ".log");
+    let swap = log.begin_swap(log.compaction(NOW, log.end()).unwrap().unwrap().run()).unwrap().unwrap();
+    let swap = swap.run().unwrap();
+    // Whatever order names reach the disk in from here on, the new ones are there.
+    let left = device.crash(Loss::Unsynced);
+    assert!(names(&left, ".log.swap") > 0 && names(&left, ".log.swap") == names(&device, ".log.swap"));
+    assert_eq!((names(&left, ".log"), names(&device, ".log")), (old, old));
+    assert!(!log.finish_swap(Ok(swap)).unwrap().is_empty());
+}
+
+#[test]
 fn a_full_device_during_compaction_changes_nothing() {
     let config = compacting();
     let mut failed = 0;
