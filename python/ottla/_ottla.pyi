@@ -60,6 +60,7 @@ def replicate(
     topics: str | list[str] | None,
     full: bool,
     progress: Callable[..., object] | None,
+    options: Mapping[str, Any],
 ) -> list[_PartitionRow]:
     """See `ottla.replicate`. `progress` is called with the fields of a `Progress`."""
 
@@ -69,6 +70,7 @@ def backup(
     topics: str | list[str] | None,
     full: bool,
     progress: Callable[..., object] | None,
+    options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[_PartitionRow]]:
     """See `ottla.backup`. Returns the fields of a `Snapshot`, and the partitions."""
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ottla import _ottla
+from ottla import _options, _ottla
 from ottla.structs import TopicPartition
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def replicate(
     full: bool = False,
     *,
     progress: Report | None = None,
+    **options: Any,
 ) -> Copied:
     """Bring the log in a directory to where the source is, up to its high watermark.
 
@@ -66,6 +67,8 @@ def replicate(
         full: Drop what the directory has of these topics and copy them anew.
         progress: Called with a `Progress` while records flow, up to ten times a second, on the calling thread. What it
             raises ends the copy, and the next one goes on from there.
+        **options: How to reach a cluster, in the names of `KafkaAdminClient`: `security_protocol`, `sasl_mechanism`,
+            `request_timeout_ms` and so on. `bootstrap_timeout_ms` is 5 s here.
 
     Raises:
         NotFoundError: A topic, or the source, is not there.
@@ -73,7 +76,7 @@ def replicate(
         AlreadyExistsError: The directory has another topic of that name.
         KafkaTimeoutError: No broker of the source answers.
     """
-    rows = _ottla.replicate(source, directory, _topics(topics), full, _reporter(progress))
+    rows = _ottla.replicate(source, directory, _topics(topics), full, _reporter(progress), _client(options))
     return Copied(tuple(_partition(row) for row in rows))
 
 
@@ -84,6 +87,7 @@ def backup(
     full: bool = False,
     *,
     progress: Report | None = None,
+    **options: Any,
 ) -> Snapshot:
     """Back up topics, their configurations, and what groups have committed, as a snapshot in a repository.
 
@@ -96,6 +100,7 @@ def backup(
         topics: As for `replicate`.
         full: Read and store everything, whatever the repository has.
         progress: As for `replicate`.
+        **options: As for `replicate`.
 
     Returns:
         The snapshot. Its `copied` tells what was read of each partition.
@@ -105,7 +110,9 @@ def backup(
         FencedError: Another process owns the source's directory.
         KafkaTimeoutError: No broker of the source answers.
     """
-    row, partitions = _ottla.backup(source, repository, _topics(topics), full, _reporter(progress))
+    row, partitions = _ottla.backup(
+        source, repository, _topics(topics), full, _reporter(progress), _client(options)
+    )
     return _snapshot(row, tuple(_partition(partition) for partition in partitions))
 
 
@@ -419,6 +426,15 @@ class CheckReport:
 def _topics(topics: str | Sequence[str] | None) -> str | list[str] | None:
     """Return a choice of topics as the extension takes it."""
     return topics if topics is None or isinstance(topics, str) else list(topics)
+
+
+def _client(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a client's options as the core takes them; where it connects to is the source's to say."""
+    if "bootstrap_servers" in given:
+        raise TypeError("the source says where to connect to, not bootstrap_servers")
+    options = _options.for_core(_options.admin(given), given, _options.ADMIN)
+    del options["bootstrap_servers"]
+    return options
 
 
 def _reporter(progress: Report | None) -> Callable[..., object] | None:

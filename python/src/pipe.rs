@@ -22,6 +22,7 @@ use crate::blocking::{self, Deadline};
 use crate::broker::Broker;
 use crate::errors;
 use crate::runtime::{Shared, check_embedded_life};
+use crate::values;
 
 /// How often a progress callback may be called.
 const TICK: Duration = Duration::from_millis(100);
@@ -102,30 +103,38 @@ fn place(place: &Bound<'_, PyAny>, parse: impl FnOnce(&str) -> Result<Place>) ->
     }
 }
 
-/// What to copy from: a broker of this process, or a place to open.
-enum From {
+/// What to copy from, and the options of the client that does.
+struct From {
+    end: End,
+    options: Options,
+}
+
+/// A broker of this process, or a place to open.
+enum End {
     Broker(Arc<LocalBroker>),
     Place(Place),
 }
 
 impl From {
-    fn take(source: &Bound<'_, PyAny>) -> PyResult<Self> {
-        match source.cast::<Broker>() {
-            Ok(broker) => Ok(Self::Broker(broker.get().local(source.py())?)),
+    fn take(source: &Bound<'_, PyAny>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let options = values::options(options)?;
+        let end = match source.cast::<Broker>() {
+            Ok(broker) => End::Broker(broker.get().local(source.py())?),
             Err(_) => {
                 let place = place(source, Place::parse)?;
                 if matches!(place, Place::Log(_)) {
                     check_embedded_life(source.py())?;
                 }
-                Ok(Self::Place(place))
+                End::Place(place)
             }
-        }
+        };
+        Ok(Self { end, options })
     }
 
     async fn open(self, runtime: &Runtime) -> Result<OpenSource> {
-        match self {
-            Self::Broker(local) => OpenSource::of_local(local, &Options::new()),
-            Self::Place(place) => OpenSource::open(runtime, &place, &Options::new()).await,
+        match self.end {
+            End::Broker(local) => OpenSource::of_local(local, &self.options),
+            End::Place(place) => OpenSource::open(runtime, &place, &self.options).await,
         }
     }
 }
@@ -201,10 +210,11 @@ pub(crate) fn replicate(
     topics: Option<Topics>,
     full: bool,
     progress: Option<&Bound<'_, PyAny>>,
+    options: &Bound<'_, PyDict>,
 ) -> PyResult<Vec<PartitionRow>> {
     let py = source.py();
     check_embedded_life(py)?;
-    let (from, topics) = (From::take(source)?, selection(py, topics)?);
+    let (from, topics) = (From::take(source, options)?, selection(py, topics)?);
     let copied = run(py, progress, |runtime, reported| async move {
         let source = from.open(&runtime).await?;
         let copied =
@@ -223,9 +233,10 @@ pub(crate) fn backup<'py>(
     topics: Option<Topics>,
     full: bool,
     progress: Option<&Bound<'py, PyAny>>,
+    options: &Bound<'py, PyDict>,
 ) -> PyResult<(Bound<'py, PyDict>, Vec<PartitionRow>)> {
     let py = source.py();
-    let from = From::take(source)?;
+    let from = From::take(source, options)?;
     let mut options = BackupOptions::default();
     options.topics = selection(py, topics)?;
     options.full = full;

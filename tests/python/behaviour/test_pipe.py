@@ -157,8 +157,12 @@ def test_what_cannot_be_done_says_why(broker, tmp_path, topic):
     for neither in ("missing", "s3://bucket/data"):
         with pytest.raises(errors.InvalidError, match="HOST:PORT"):
             ottla.backup(neither, tmp_path / "backup")
-    with pytest.raises(errors.KafkaTimeoutError, match="127.0.0.1:1"):
-        ottla.backup("127.0.0.1:1", tmp_path / "backup")
+    with pytest.raises(errors.KafkaTimeoutError, match="after 300 ms.*127.0.0.1:1"):
+        ottla.backup("127.0.0.1:1", tmp_path / "backup", bootstrap_timeout_ms=300)
+    with pytest.raises(errors.KafkaConfigurationError, match="no_such_option"):
+        ottla.replicate(broker, tmp_path / "replica", no_such_option=1)
+    with pytest.raises(TypeError, match="bootstrap_servers"):
+        ottla.replicate(broker, tmp_path / "replica", bootstrap_servers="localhost:9092")
     with pytest.raises(TypeError):
         ottla.backup(1, tmp_path / "backup")
     with pytest.raises(TypeError):
