@@ -96,6 +96,10 @@ impl WantedPartitions {
         }
     }
 
+    fn get(&self, name: &Name) -> Option<&Wanted> {
+        self.turns.get(self.places.get(name)?).map(|(_, wanted)| wanted)
+    }
+
     fn get_mut(&mut self, name: &Name) -> Option<&mut Wanted> {
         let turn = self.places.get(name)?;
         self.turns.get_mut(turn).map(|(_, wanted)| wanted)
@@ -319,10 +323,9 @@ impl Broker {
             let read = self.read_partition(fetch, topic, *index, wanted, bytes);
             let has_records = read.slice.as_ref().is_some_and(|slice| !slice.is_empty());
             let told = (read.data.high_watermark, read.data.last_stable_offset, read.data.log_start_offset);
-            let diverges = read.data.diverging_epoch != EpochEndOffset::default();
-            let failed = read.data.error_code != ErrorCode::NONE;
-            ready |= failed || diverges;
-            if fetch.incremental && !has_records && !failed && !diverges && wanted.told == Some(told) {
+            let is_urgent = read.is_urgent();
+            ready |= is_urgent;
+            if fetch.incremental && !has_records && !is_urgent && wanted.told == Some(told) {
                 continue;
             }
             if response.responses.last().is_none_or(|last| last.topic != **topic) {
@@ -418,14 +421,27 @@ impl Broker {
     /// Answers the fetches that wait on `id` and now have enough.
     pub(super) fn wake_fetches(&mut self, id: PartitionId, now: Timestamp) {
         let Some(partition) = self.partitions[id.0].as_mut() else { return };
+        if partition.fetches().is_empty() {
+            return;
+        }
         let rows: Vec<u64> = partition.fetches().iter().copied().collect();
+        let name = (Arc::clone(&partition.topic), partition.index);
         for row in rows {
-            let Some(pending) = self.fetches.get(&row) else { continue };
-            let (_, ready) = self.read_fetch(&pending.fetch);
-            if ready {
+            if self.fetches.get(&row).is_some_and(|pending| self.is_ready(&pending.fetch, &name)) {
                 self.answer_fetch(row, now);
             }
         }
+    }
+
+    /// Whether a fetch that waits has enough now that something has happened in one of its partitions.
+    fn is_ready(&self, fetch: &Fetch, name: &Name) -> bool {
+        if fetch.min_bytes > 1 {
+            return self.read_fetch(fetch).1;
+        }
+        // A byte is enough, and the others had none when something happened there.
+        let Some(wanted) = fetch.wanted.get(name) else { return false };
+        let read = self.read_partition(fetch, &name.0, name.1, wanted, 0);
+        read.is_urgent() || read.slice.is_some_and(|slice| !slice.is_empty())
     }
 
     /// Answers a fetch that waits, with whatever there is.
@@ -597,6 +613,13 @@ impl Broker {
 struct Read {
     data: PartitionData,
     slice: Option<Slice>,
+}
+
+impl Read {
+    /// Whether the client is to be told at once: of an error, or that its history parts from ours.
+    fn is_urgent(&self) -> bool {
+        self.data.error_code != ErrorCode::NONE || self.data.diverging_epoch != EpochEndOffset::default()
+    }
 }
 
 /// ListOffsets' special timestamps.

@@ -493,6 +493,28 @@ fn fetch_session_leaves_out_what_has_not_changed() {
 }
 
 #[test]
+fn waiting_fetch_is_answered_when_it_has_enough_in_all_its_partitions() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("a", 1, &[]);
+    shell.create("b", 1, &[]);
+    let size = batch(&["x"]).size() as i32;
+    let both = |min_bytes| {
+        let mut request = FetchRequest { min_bytes, ..fetch("a", 0, 60_000) };
+        request.topics.extend(fetch("b", 0, 0).topics);
+        request
+    };
+    let one = shell.send(both(1), 12);
+    let two = shell.send(both(size * 2), 12);
+    assert!(shell.answer(one).is_none() && shell.answer(two).is_none());
+    shell.produce("b", batch(&["x"]));
+    assert!(shell.answer(one).is_some(), "a byte is enough, whichever partition has it");
+    assert!(shell.answer(two).is_none());
+    shell.produce("a", batch(&["x"]));
+    let Some(Response::Fetch(response)) = shell.answer(two) else { panic!("there is enough in both together") };
+    assert_eq!(response.responses.len(), 2);
+}
+
+#[test]
 fn full_partitions_leave_room_for_those_behind_them() {
     let mut shell = Shell::open(&MemoryDevice::new());
     let names = ["a", "b", "c", "d"];
