@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from program import Program, Serve, free_port, in_sync, numbers, ok, run, values, wait_until
+from program import Program, Serve, free_port, in_sync, numbers, ok, ottla, run, values, wait_until
 
 Start = Callable[..., Serve]
 
@@ -267,3 +269,19 @@ def test_the_demonstration_on_a_small_file(tmp_path: Path) -> None:
         assert done.code == 2
         assert "column=" in done.err
     assert run("demo", "--csv", tmp_path / "none.csv", "--key", "a", "--time", "b").code == 3
+
+
+def test_a_demonstration_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = dict(os.environ, TMPDIR=str(tmp_path))
+    demo = subprocess.Popen(
+        [str(ottla()), "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until("the followers run", lambda: any(tmp_path.glob("*/asynchronous/.lock")), timeout=60)
+    pids = [int(lock.read_text()) for lock in tmp_path.glob("*/*/.lock") if lock.read_text().strip()]
+    assert pids
+    demo.send_signal(signal.SIGTERM)
+    assert demo.wait(30) == 130
+    assert not list(tmp_path.iterdir())
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -724,14 +724,14 @@ impl Story {
         }
     }
 
-    /// Ctrl-C ends it and leaves nothing behind; the processes get it, too.
+    /// Ctrl-C and SIGTERM end it and leave nothing behind.
     fn remove_when_interrupted(&self, home: &Home) {
         let path = (!home.is_kept).then(|| home.path.clone());
         self.runtime.spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            if super::wait_for_signal().await.is_ok() {
+                processes::kill_all();
                 if let Some(path) = path {
-                    // Its processes may be writing there still.
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    // Nothing depends on it.
                     let _ = std::fs::remove_dir_all(path);
                 }
                 std::process::exit(130);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result};
@@ -17,11 +17,24 @@ use crate::{Error, ErrorKind, Result};
 /// How long a process may take to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The processes that run.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Kills all that run, because this program is about to end without dropping anything.
+pub(super) fn kill_all() {
+    for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // It may have ended by itself.
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+    }
+}
+
 /// `ottla serve` in a process. Dropped, it is killed.
 #[derive(Debug)]
 pub(super) struct Server {
     name: &'static str,
     child: Child,
+    pid: Option<Pid>,
     /// Where its standard error goes.
     log: PathBuf,
     /// Where it serves.
@@ -47,6 +60,8 @@ impl Server {
             .stderr(File::create(&log)?)
             .spawn()
             .map_err(|error| Error::from(error).context(format_args!("cannot start {}", first.display())))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(pid);
         let said = Arc::new(Mutex::new(Value::Null));
         let (ready, is_ready) = mpsc::channel();
         if let Some(output) = child.stdout.take() {
@@ -62,7 +77,7 @@ impl Server {
                 }
             });
         }
-        let mut server = Self { name, child, log, address: String::new(), said };
+        let mut server = Self { name, child, pid, log, address: String::new(), said };
         server.address = is_ready.recv_timeout(PATIENCE).map_err(|_| server.failure("does not serve"))?;
         Ok(server)
     }
@@ -97,13 +112,18 @@ impl Server {
     pub(super) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        self.forget();
         Ok(())
+    }
+
+    /// Its number may be another's from now on.
+    fn forget(&self) {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| Some(*pid) != self.pid);
     }
 
     /// Asks it to end and waits until it has.
     pub(super) fn stop(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
+        if let Some(pid) = self.pid {
             kill_process(pid, Signal::TERM).map_err(std::io::Error::from)?;
         }
         let deadline = Instant::now() + PATIENCE;
@@ -113,6 +133,7 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(5));
         }
+        self.forget();
         Ok(())
     }
 
@@ -128,5 +149,6 @@ impl Drop for Server {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.forget();
     }
 }
