@@ -227,19 +227,11 @@ def peers_python() -> Path:
     return path
 
 
-_built: list[Path] = []
-
-
 def ottla() -> Path:
-    """The program `ottla`, built for release: $OTTLA_BIN, or cargo's."""
+    """The program `ottla`: $OTTLA_BIN, or what a user installs."""
     if named := os.environ.get("OTTLA_BIN"):
         return Path(named).resolve()
-    if not _built:
-        if shutil.which("cargo") is None:
-            raise Unavailable("Rust is missing: no 'cargo' on the PATH")
-        run(["cargo", "build", "--quiet", "--release", "--locked", "-p", "ottla", "--bin", "ottla"], cwd=ROOT)
-        _built.append(Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "ottla")
-    return _built[0]
+    return ottla_python().parent / "ottla"
 
 
 def run(command: list[str | Path], timeout: float = 600, **options: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 import subprocess
 import time
@@ -24,6 +25,12 @@ with ottla.Broker(listen=None) as broker:
     producer.close()
 """
 
+FILES = """
+import importlib.metadata, json
+files = importlib.metadata.files("ottla") or []
+print(json.dumps([[str(file), str(file.locate())] for file in files if file.suffix != ".pyc"]))
+"""
+
 MEASURES = [
     Measure("ms", "ms", 0, ratio=True),
     Measure("cpu_ms", "CPU ms", 0),
@@ -41,13 +48,11 @@ def time_of(*arguments: str) -> Took:
 
 def size() -> Took:
     """What is installed, zipped as a wheel is."""
-    where = run([ottla_python(), "-I", "-c", "import ottla; print(ottla.__path__[0])"]).strip()
-    package = Path(where)
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for path in sorted(package.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                wheel.write(path, path.relative_to(package.parent))
+        for name, path in json.loads(run([ottla_python(), "-I", "-c", FILES])):
+            if Path(path).is_file():
+                wheel.write(path, name)
     return {"mb": len(zipped.getvalue()) / 1e6}
 
 
