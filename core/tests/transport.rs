@@ -28,3 +28,15 @@ fn tcp_passes_the_suite() {
     let (server, unused) = (endpoint(listening.address()), endpoint(unused));
     runtime.block_on(conformance(&*transport, &*runtime.clock(), &server, Some(&unused)));
 }
+
+/// The suite holds for Kafka, too, and so tells of transports and not of one broker.
+#[test]
+fn tcp_passes_the_suite_with_a_real_kafka_behind_it() {
+    let Ok(kafka) = std::env::var("OTTLA_TEST_KAFKA") else {
+        return eprintln!("not tested against Kafka: OTTLA_TEST_KAFKA=HOST:PORT names none");
+    };
+    let runtime = Runtime::new().unwrap();
+    let transport = runtime.tcp(&ClientConfig::default());
+    let broker = Endpoint::parse(&kafka).unwrap();
+    runtime.block_on(conformance(&*transport, &*runtime.clock(), &broker, None));
+}

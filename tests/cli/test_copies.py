@@ -36,6 +36,17 @@ def test_a_replica_is_full_then_incremental_then_full_when_asked(leader: Serve, 
     assert ok("consume", replica, "orders").out == ok("consume", leader.address, "orders").out
 
 
+def test_a_log_is_not_copied_onto_itself(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    ok("produce", log, "orders", "--lines", given=numbers(10))
+    for more in ((), ("--full",)):
+        refused = run("replicate", log, log, *more)
+        assert refused.code != 0
+        assert "source and target are the same log" in refused.err
+    ok("produce", log, "orders", "--lines", given=numbers(1))
+    assert len(ok("consume", log, "orders").lines) == 11
+
+
 def test_a_replica_follows_until_it_is_interrupted_and_goes_on_later(
     leader: Serve, started: Callable[[Program], Program], tmp_path: Path
 ) -> None:

@@ -172,12 +172,9 @@ pub async fn replicate(
     let source = from.cluster();
     // The names first: a wrong one must not leave an empty log behind.
     let chosen = source.topics(topics).await?;
+    check_apart(source, directory).await?;
     let target = open(runtime, &Location::Directory(directory.into()))?;
     let logs = target.embedded().clone();
-    if from.local.as_ref().is_some_and(|local| Arc::ptr_eq(local, &target)) {
-        let message = format!("source and target are the same log directory={}", directory.display());
-        return Err(Error::new(ErrorKind::Invalid, message));
-    }
     if full {
         start_over(&logs, &chosen).await?;
     }
@@ -186,6 +183,21 @@ pub async fn replicate(
     let copied = copied.and_then(Copied::all)?;
     target.release()?;
     Ok(copied)
+}
+
+/// Refuses a directory that is `source` itself, however that was named: copied onto itself, a topic would be emptied by `full`,
+/// and take no produce requests in any case. Only a log of this process can be; another's has its owner.
+///
+/// # Errors
+/// `Invalid` if it is; what the source answers to who it is.
+pub async fn check_apart(source: &ClusterSource, directory: &Path) -> Result<()> {
+    let Some(open) = LocalBroker::find(&Location::Directory(directory.into())) else { return Ok(()) };
+    let source = source.identity().await?;
+    if source.cluster_id.is_some_and(|id| open.embedded().cluster_id().is_ok_and(|own| own == id)) {
+        let message = format!("source and target are the same log directory={}", directory.display());
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
 }
 
 /// Empties what `logs` have of `topics`: they are copies then that have not begun.

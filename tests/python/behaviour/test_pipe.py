@@ -148,10 +148,12 @@ def test_what_cannot_be_done_says_why(broker, tmp_path, topic):
         produce(open_here.bootstrap_servers, topic, 1)
         with pytest.raises(errors.InvalidError, match="has the directory open"):
             ottla.restore(tmp_path / "backup", tmp_path / "data")
-        for full in (False, True):
-            with pytest.raises(errors.InvalidError, match="same log"):
-                ottla.replicate(open_here, tmp_path / "data", full=full)
+        for source in (open_here, open_here.bootstrap_servers, tmp_path / "data"):
+            for full in (False, True):
+                with pytest.raises(errors.InvalidError, match="same log"):
+                    ottla.replicate(source, tmp_path / "data", full=full)
         assert len(read(open_here.bootstrap_servers, topic)) == 1
+        produce(open_here.bootstrap_servers, topic, 1)
     with pytest.raises(errors.ClosedError):
         ottla.backup(open_here, tmp_path / "backup")
     for neither in ("missing", "s3://bucket/data"):

@@ -1,5 +1,6 @@
 //! `ottla replicate`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::connection::{Connection, ConnectionArgs};
 use super::copies::{TopicsArg, progress_bar, report, show};
 use super::{Output, table, wait_for_signal};
 use crate::Result;
-use crate::native::pipe::start_over;
+use crate::native::pipe::{check_apart, start_over};
 use crate::replication::{
     ClusterSource, CopyOptions, Follower, FollowerOptions, Parting, PartitionCopied, Selection, Source, replicate,
 };
@@ -55,6 +56,7 @@ impl Replicate {
         let from = ClusterSource::new(source.plain_client()?);
         // The source first: a wrong address must not leave an empty log behind.
         let topics = source.block_on(from.topics(&selection))?;
+        source.block_on(check_apart(&from, Path::new(&self.target)))?;
         let target = Connection::open_directory(&self.target)?;
         let logs = target.embedded()?;
         let outcome = source.block_on(async {
