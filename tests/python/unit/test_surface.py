@@ -5,6 +5,8 @@ import inspect
 import json
 import re
 import selectors
+import subprocess
+import sys
 from pathlib import Path
 
 import ottla
@@ -222,3 +224,17 @@ def test_options_and_defaults_are_kafka_pythons(name):
 )
 def test_top_level_names_are_there(name):
     assert name in ottla.__all__
+
+
+def test_every_name_is_there_and_importing_the_package_imports_little():
+    code = """
+import sys, ottla
+heavy = {"ottla.pipe", "dataclasses", "inspect", "hashlib", "tempfile", "importlib.resources", "asyncio"}
+print(sorted(heavy & set(sys.modules)))
+print([name for name in ottla.__all__ if name not in dir(ottla) or getattr(ottla, name) is None])
+print(ottla.backup is ottla.pipe.backup)
+"""
+    run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["[]", "[]", "True"]
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ottla.nothing
