@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import logging
 import threading
 import time
