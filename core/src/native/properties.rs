@@ -16,21 +16,75 @@ use crate::{Error, ErrorKind, Result};
 /// argument.
 ///
 /// # Errors
-/// `NotFound` and the like if the file cannot be read; `Invalid` if it is no file of properties, or needs what we cannot do.
+/// `NotFound` and the like if the file cannot be read; `Unsupported` if it needs what we cannot do.
 pub fn read(path: &Path) -> Result<Options> {
-    let bytes = fs::read(path).map_err(|error| Error::from(error).context(format_args!("file={}", path.display())))?;
-    let pairs = java_properties::read(&bytes[..]).map_err(|error| {
-        Error::new(ErrorKind::Invalid, format!("this is no file of properties, {error} file={}", path.display()))
-    })?;
-    let mut names: Vec<(&String, &String)> = pairs.iter().collect();
-    names.sort();
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::from(error).context(format_args!("file={}", path.display())))?;
     let mut options = Options::new();
-    for (name, value) in names {
-        if !set(&mut options, name, value).map_err(|error| error.context(format_args!("file={}", path.display())))? {
+    for (name, value) in pairs(&text) {
+        if !set(&mut options, &name, &value).map_err(|error| error.context(format_args!("file={}", path.display())))? {
             log::warn!("an option that Ottla does not have is left out name={name} file={}", path.display());
         }
     }
     Ok(options)
+}
+
+/// The pairs of a file of properties, as `java.util.Properties` reads them. Ours, because the crate for it brings the tables of
+/// a large regular-expression engine and of old character sets, 0.8 MB of the wheel; and UTF-8, as people write it today.
+fn pairs(text: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let mut line = line.trim_start().to_owned();
+        if line.is_empty() || line.starts_with(['#', '!']) {
+            continue;
+        }
+        // An odd number of backslashes at the end: it goes on in the next line.
+        while line.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
+            line.pop();
+            match lines.next() {
+                Some(next) => line.push_str(next.trim_start()),
+                None => break,
+            }
+        }
+        let mut escaped = false;
+        let end = line.find(|character: char| {
+            let ends = !escaped && (matches!(character, '=' | ':') || character.is_whitespace());
+            escaped = !escaped && character == '\\';
+            ends
+        });
+        let (name, rest) = line.split_at(end.unwrap_or(line.len()));
+        let rest = rest.trim_start();
+        let value = rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start();
+        pairs.push((unescaped(name), unescaped(value)));
+    }
+    pairs
+}
+
+/// A text with what backslashes stand for.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            plain.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('t') => plain.push('\t'),
+            Some('n') => plain.push('\n'),
+            Some('r') => plain.push('\r'),
+            Some('f') => plain.push('\x0c'),
+            Some('u') => {
+                let digits: String = characters.by_ref().take(4).collect();
+                let code = u32::from_str_radix(&digits, 16).ok();
+                plain.push(code.and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            Some(other) => plain.push(other),
+            None => {}
+        }
+    }
+    plain
 }
 
 /// Sets an option that is written as a text, under any of its names; whether there is one of that name.

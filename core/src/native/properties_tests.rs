@@ -52,3 +52,22 @@ fn passwords_may_stand_elsewhere() {
         assert_eq!(resolve("sasl.password", missing).unwrap_err().kind(), ErrorKind::Invalid);
     }
 }
+
+#[test]
+fn properties_are_read_as_java_reads_them() {
+    let text = "# comment\n! another\n\n  a = 1 \nb:2\nc 3\nd\ne=\\\n   x\\\n   y\nf\\=g\\ h = i\\\\\nj=\\u00e9\\t\\q\nk==l\nm = \\\n\\";
+    let expected = [
+        ("a", "1 "),
+        ("b", "2"),
+        ("c", "3"),
+        ("d", ""),
+        ("e", "xy"),
+        ("f=g h", "i\\"),
+        ("j", "é\tq"),
+        ("k", "=l"),
+        ("m", ""),
+    ];
+    let read = pairs(text);
+    let read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(read, expected);
+}

@@ -46,7 +46,7 @@ impl TlsOptions {
     /// `InvalidInput` if a file cannot be read or holds something else; the text names the option and the file.
     pub(super) fn load(&self) -> io::Result<Arc<Rustls>> {
         // Named here, never installed for the process: that is the application's to do.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = match &self.cafile {
             Some(path) => own_roots(path)?,
             None => system_roots()?,
