@@ -15,7 +15,8 @@ from typing import Any
 import ottla
 import pytest
 import trustme
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from servers import ROOT, KafkaServer, kafka
 from servers import ottla as program
 
@@ -43,6 +44,25 @@ def store(path: Path, certificate: trustme.LeafCert) -> str:
     return str(path)
 
 
+def revocations(authority: trustme.CA, certificates: list[trustme.LeafCert], *, days: int) -> bytes:
+    """What the authority says it has revoked, as of now and for so many days."""
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    now = dt.datetime.now(dt.UTC) - dt.timedelta(days=30)
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    made = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject).last_update(now).next_update(until)
+    made = made.add_extension(x509.CRLNumber(1), critical=False)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    made = made.add_extension(identifier, critical=False)
+    for certificate in certificates:
+        number = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).serial_number
+        made = made.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
+        )
+    written: bytes = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)  # type: ignore[arg-type]
+    return written
+
+
 class Secure:
     """A broker with a listener of each kind."""
 
@@ -52,7 +72,18 @@ class Secure:
         authority.cert_pem.write_to_path(self.ca)
         stranger.cert_pem.write_to_path(self.other_ca)
         yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-        good = store(home / "good.pem", authority.issue_cert("localhost"))
+        server = authority.issue_cert("localhost")
+        good = store(home / "good.pem", server)
+        self.crls = {}
+        for name, list_ in {
+            "nothing revoked": revocations(authority, [], days=1),
+            "revoked": revocations(authority, [server], days=1),
+            "out of date": revocations(authority, [], days=-1),
+            "another issuer": revocations(stranger, [], days=1),
+            "no list": authority.cert_pem.bytes(),
+        }.items():
+            self.crls[name] = str(home / f"{name}.crl")
+            Path(self.crls[name]).write_bytes(list_)
         expired = store(
             home / "expired.pem",
             authority.issue_cert("localhost", not_before=yesterday - dt.timedelta(days=30), not_after=yesterday),
@@ -168,6 +199,24 @@ def test_records_travel_over_each_kind_of_connection(
 
 def test_a_name_that_differs_is_taken_when_it_is_not_to_be_checked(secure: Secure, topic: str) -> None:
     round_trip(secure.at("ELSEWHERE"), topic, secure.tls(ssl_check_hostname=False))
+
+
+def test_a_certificate_that_is_on_no_list_is_taken(secure: Secure, topic: str) -> None:
+    round_trip(secure.at("TLS"), topic, secure.tls(ssl_crlfile=secure.crls["nothing revoked"]))
+
+
+@pytest.mark.parametrize(
+    ("crl", "expected"),
+    [
+        ("revoked", "was revoked"),
+        ("out of date", "out of date"),
+        ("another issuer", "no list in ssl_crlfile is from the issuer"),
+        ("no list", "there is no list in it"),
+    ],
+)
+def test_a_list_of_revocations_never_opens_a_door(secure: Secure, crl: str, expected: str) -> None:
+    with pytest.raises((ottla.errors.KafkaError, PermissionError), match=expected):
+        ottla.KafkaProducer(bootstrap_servers=secure.at("TLS"), **secure.tls(ssl_crlfile=secure.crls[crl]))
 
 
 #: listener, options of `Secure`, their arguments, what the error says, whether trying again is of no use

@@ -56,7 +56,12 @@ impl TlsOptions {
             let lists = CertificateRevocationListDer::pem_file_iter(path)
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                 .map_err(|error| wrong("ssl_crlfile", path, error))?;
-            verifier = verifier.with_crls(lists).allow_unknown_revocation_status();
+            if lists.is_empty() {
+                // Without one nothing would be looked up.
+                return Err(wrong("ssl_crlfile", path, "there is no list in it (an X509 CRL in PEM is expected)"));
+            }
+            // As Python's VERIFY_CRL_CHECK_LEAF: the broker's own certificate must be in the reach of a list that is in force.
+            verifier = verifier.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
         }
         let verifier = verifier.build().map_err(|error| invalid(format!("ssl_cafile is of no use: {error}")))?;
         let verifier = Arc::new(Verifier { verifier, check_hostname: self.check_hostname });
@@ -234,6 +239,12 @@ pub(super) fn explain(error: io::Error) -> io::Error {
                 "the broker's certificate is for another name ({why}): connect by that name, or set ssl_check_hostname=false"
             )),
             CertificateError::Revoked => denied("the broker's certificate was revoked (ssl_crlfile)".into()),
+            CertificateError::UnknownRevocationStatus => {
+                denied("no list in ssl_crlfile is from the issuer of the broker's certificate".into())
+            }
+            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+                denied(format!("the list in ssl_crlfile is out of date ({why}): get a newer one"))
+            }
             why => denied(format!("the broker's certificate is not valid: {why}")),
         },
         rustls::Error::InvalidMessage(_) => io::Error::other(
