@@ -53,7 +53,7 @@ pub struct BrokerConfig {
     pub offsets_topic_segment_bytes: i32,
     /// Kafka's `log.retention.check.interval.ms`: how often what is too old is looked for; default 5 minutes.
     pub log_retention_check_interval_ms: i64,
-    /// Kafka's `log.cleaner.backoff.ms`: how often compacted topics are looked at; default 15 s.
+    /// Kafka's `log.cleaner.backoff.ms`: how often compacted topics are looked at, at least 1; default 15 s.
     pub log_cleaner_backoff_ms: i64,
     /// Configuration of topics that do not set a value themselves, by Kafka's topic-level names.
     pub topic_defaults: BTreeMap<String, String>,
@@ -149,7 +149,7 @@ pub(crate) const BROKER_OPTIONS: &[BrokerOption] = &[
     number!("group.max.session.timeout.ms", Int, 0, groups.group_max_session_timeout_ms),
     number!("group.max.size", Int, 1, groups.group_max_size),
     number!("group.min.session.timeout.ms", Int, 0, groups.group_min_session_timeout_ms),
-    number!("log.cleaner.backoff.ms", Long, 0, log_cleaner_backoff_ms),
+    number!("log.cleaner.backoff.ms", Long, 1, log_cleaner_backoff_ms),
     number!("log.retention.check.interval.ms", Long, 1, log_retention_check_interval_ms),
     number!("max.incremental.fetch.session.cache.slots", Int, 0, max_fetch_sessions),
     number!("node.id", Int, 0, node_id),

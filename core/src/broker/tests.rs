@@ -1028,3 +1028,12 @@ fn copy_keeps_offsets_takes_no_produce_and_is_promoted() {
     assert_eq!(shell.values("c", 20), texts(&[(20, "b"), (21, "x")]));
     assert_eq!(shell.topics(), vec![("c".to_owned(), id, 1)]);
 }
+
+#[test]
+fn what_is_done_again_and_again_has_an_interval() {
+    for name in ["log.cleaner.backoff.ms", "log.retention.check.interval.ms", "offsets.retention.check.interval.ms"] {
+        let mut config = BrokerConfig::default();
+        assert_eq!(config.set(name, "0").unwrap_err().kind(), crate::ErrorKind::Invalid, "{name}");
+        config.set(name, "1").unwrap();
+    }
+}
