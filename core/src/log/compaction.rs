@@ -74,6 +74,7 @@ pub struct Compaction {
     segment_bytes: u64,
     /// The last offset of each producer.
     producers: HashMap<i64, i64>,
+    /// Whatever was aborted of what the segments hold, wherever its marker is.
     aborted: Vec<AbortedTransaction>,
     pub(super) max_keys: usize,
 }
@@ -169,10 +170,14 @@ impl Log {
         if dirty == 0 || !(is_dirty || is_due) {
             return Ok(None);
         }
+        // A transaction is noted where its marker is, which may lie behind what is compacted.
+        let end = segments.last().map_or(0, |segment| segment.end);
+        let aborted = self.segments.iter().flat_map(|segment| &segment.aborted);
+        let aborted = aborted.filter(|aborted| aborted.first_offset < end).copied().collect();
         Ok(Some(Compaction {
             place: self.place.clone(),
             version: self.compacting.version,
-            aborted: segments.iter().flat_map(|segment| segment.aborted.clone()).collect(),
+            aborted,
             segments,
             from: self.compacting.to,
             now,

@@ -157,6 +157,21 @@ fn what_an_aborted_transaction_wrote_goes_and_hides_nothing() {
 }
 
 #[test]
+fn an_aborted_transaction_hides_nothing_when_its_marker_is_not_compacted_yet() {
+    let (_device, mut log) = fresh(&compacting());
+    let producer = ProducerFields { producer_id: 1, producer_epoch: 0, base_sequence: 0 };
+    log.append(&[keyed(&["k=1"]), by(producer, true, Compression::None, &["k=aborted"])], 0, NOW).unwrap();
+    roll(&mut log);
+    log.append(&[marker_batch(1, 0, ControlType::Abort)], 0, NOW).unwrap();
+    assert!(compact(&mut log, NOW));
+    assert_eq!(records(&log), ["0 k=1"]);
+    log.append(&[keyed(&["z=1"])], 0, NOW).unwrap();
+    roll(&mut log);
+    compact(&mut log, NOW);
+    assert_eq!(records(&log), ["0 k=1", "3 z=1"]);
+}
+
+#[test]
 fn a_producers_sequence_outlives_its_records() {
     let (device, mut log) = fresh(&compacting());
     let batch = |sequence, records: &[&str]| {
