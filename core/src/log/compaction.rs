@@ -299,6 +299,10 @@ impl Log {
         let place = &self.place;
         let failed = || place.failed("abandoning a compaction");
         for base in &self.compacting.swapping {
+            if let Ok(at) = self.segments.binary_search_by_key(base, |segment| segment.base) {
+                // It has those of the segments that were to go besides.
+                self.segments[at].write_aborted(place).map_err(failed())?;
+            }
             place.remove_if_there(&format!("{}{SWAP}", place.path(*base, LOG))).map_err(failed())?;
         }
         place.device.sync_dir(&place.dir).map_err(failed())?;

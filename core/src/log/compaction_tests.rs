@@ -439,6 +439,59 @@ fn a_log_that_changes_meanwhile_keeps_what_it_has() {
     }
 }
 
+/// A record, one of a transaction, and in the next segment how that ends.
+fn log_with_an_abort() -> (MemoryDevice, Log) {
+    let (device, mut log) = fresh(&compacting());
+    let producer = ProducerFields { producer_id: 1, producer_epoch: 0, base_sequence: 0 };
+    log.append(&[keyed(&["a=1"]), by(producer, true, Compression::None, &["a=2"])], 0, NOW).unwrap();
+    roll(&mut log);
+    log.append(&[marker_batch(1, 0, ControlType::Abort), keyed(&["b=1"])], 0, NOW).unwrap();
+    roll(&mut log);
+    log.append(&[keyed(&["z=1"])], 0, NOW).unwrap();
+    (device, log)
+}
+
+#[test]
+fn an_abort_that_is_cut_off_during_a_swap_does_not_come_back() {
+    let (device, mut log) = log_with_an_abort();
+    log.sync_point().run().unwrap();
+    let swap = log.begin_swap(log.compaction(NOW, log.end()).unwrap().unwrap().run()).unwrap().unwrap();
+    let swapping = device.crash(Loss::Nothing);
+    log.truncate(2).unwrap();
+    assert_eq!(log.finish_swap(swap.run()).unwrap().len(), 0);
+    log.append(&[marker_batch(1, 0, ControlType::Commit), keyed(&["z=1"])], 1, NOW).unwrap();
+    assert!(log.aborted(0, log.end()).is_empty());
+    log.close().run().unwrap();
+    let (log, _) = open(&device.crash(Loss::Unsynced), &compacting(), Checkpoints::CLEAN);
+    assert!(log.aborted(0, log.end()).is_empty());
+    assert_eq!(log.last_stable_offset(log.end()), 4);
+    // The same when a crash kept the new index and not the new segment.
+    let path = log.place.path(0, LOG);
+    Device::remove(&swapping, &format!("{path}{}", compaction::SWAP)).unwrap();
+    let (mut log, _) = open(&swapping, &compacting(), Checkpoints { start: 0, recovery_point: 5 });
+    assert_eq!(log.aborted(0, log.end()).len(), 1);
+    log.truncate(2).unwrap();
+    log.append(&[marker_batch(1, 0, ControlType::Commit), keyed(&["z=1"])], 1, NOW).unwrap();
+    log.close().run().unwrap();
+    let (log, _) = open(&swapping.crash(Loss::Unsynced), &compacting(), Checkpoints::CLEAN);
+    assert!(log.aborted(0, log.end()).is_empty());
+}
+
+#[test]
+fn an_abort_whose_marker_a_crash_took_does_not_come_back() {
+    let (device, log) = log_with_an_abort();
+    log.sync_point().run().unwrap();
+    // The index reached the disk before the marker did.
+    device.overwrite(&log.place.path(2, LOG), Bytes::new());
+    Device::remove(&device, &log.place.path(4, LOG)).unwrap();
+    let (mut log, _) = open(&device, &compacting(), Checkpoints { start: 0, recovery_point: 2 });
+    assert_eq!(log.end(), 2);
+    log.append(&[marker_batch(1, 0, ControlType::Commit), keyed(&["z=1"])], 1, NOW).unwrap();
+    log.close().run().unwrap();
+    let (log, _) = open(&device.crash(Loss::Unsynced), &compacting(), Checkpoints::CLEAN);
+    assert!(log.aborted(0, log.end()).is_empty());
+}
+
 /// As [`state`], of the keys that are at or above an offset.
 fn state_from(log: &Log, from: i64) -> BTreeMap<String, (i64, Option<String>)> {
     let mut state = BTreeMap::new();

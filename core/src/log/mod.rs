@@ -708,14 +708,8 @@ impl Log {
         let (segments, place, unsynced) = (&self.segments, &self.place, &self.unsynced);
         self.aborted_behind.retain(|base| {
             let Ok(at) = segments.binary_search_by_key(base, |segment| segment.base) else { return false };
-            match segments[at].write_aborted(place) {
-                Ok(path) => {
-                    path.into_iter().for_each(|path| unsynced.add_file(path));
-                    unsynced.add_name();
-                    false
-                }
-                Err(_) => true,
-            }
+            unsynced.add_name();
+            segments[at].write_aborted(place).is_err()
         });
         self.aborted_behind.is_empty()
     }
@@ -921,8 +915,8 @@ impl Log {
         if let Some(boundary) = boundary {
             segment.file(&place)?.truncate(boundary.position).map_err(truncating())?;
         }
-        if lost_aborted && let Some(path) = segment.write_aborted(&place).map_err(truncating())? {
-            self.unsynced.add_file(path);
+        if lost_aborted {
+            segment.write_aborted(&place).map_err(truncating())?;
         }
         self.unsynced.add_name();
         self.start = self.start.min(self.end);

@@ -1,5 +1,6 @@
 //! From whatever a crash left to a valid log.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -223,6 +224,16 @@ fn look(place: &Place) -> Result<Found, LogError> {
             found.without_index.push(segment.base);
         }
     }
+    for at in 1..found.segments.len() {
+        // An interrupted swap may have left one segment the aborted transactions of those behind it, too.
+        let end = found.segments[at].base;
+        let segment = &mut found.segments[at - 1];
+        let known = segment.aborted.len();
+        segment.aborted.retain(|aborted| aborted.last_offset < end);
+        if segment.aborted.len() < known {
+            segment.write_aborted(place).map_err(opening())?;
+        }
+    }
     let is_known = |base: i64| found.segments.iter().any(|segment| segment.base == base);
     for (base, suffix) in indexes.iter().copied().chain(with_aborted.iter().map(|base| (*base, TRANSACTION_INDEX))) {
         if !is_known(base) {
@@ -342,8 +353,13 @@ struct Held {
 impl Walk {
     fn run(mut self, log: &mut Log, from: i64, recovery: &mut Recovery) -> Result<(), LogError> {
         // Transactions that end from here on are found again.
+        let mut aborted_anew = BTreeSet::new();
         for segment in &mut log.segments {
+            let known = segment.aborted.len();
             segment.aborted.retain(|aborted| aborted.last_offset < from);
+            if segment.aborted.len() < known {
+                aborted_anew.insert(segment.base);
+            }
         }
         let first = log.segment_at(from);
         let mut next_offset = from.max(log.segments[0].base);
@@ -413,11 +429,10 @@ impl Walk {
             cut(log, at, position, reason, recovery)?;
         }
         for segment in &log.segments {
-            if segment.aborted.iter().any(|aborted| aborted.last_offset >= from)
-                && let Some(path) =
-                    segment.write_aborted(&log.place).map_err(log.place.failed("writing a transaction index"))?
+            // What was not found again must not come back, either.
+            if aborted_anew.contains(&segment.base) || segment.aborted.iter().any(|aborted| aborted.last_offset >= from)
             {
-                log.unsynced.add_file(path);
+                segment.write_aborted(&log.place).map_err(log.place.failed("writing a transaction index"))?;
             }
         }
         if self.epochs_disagree {

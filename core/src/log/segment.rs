@@ -345,17 +345,15 @@ impl Segment {
         self.largest = OnceLock::new();
     }
 
-    /// Puts the aborted transactions into their file, which is there only when there are any. Returns the file's path if
-    /// it is.
-    pub(crate) fn write_aborted(&self, place: &Place) -> io::Result<Option<String>> {
+    /// Puts the aborted transactions into their file, which is there only when there are any, and syncs it; a crash leaves
+    /// this file or the one before.
+    pub(crate) fn write_aborted(&self, place: &Place) -> io::Result<()> {
         let path = place.path(self.base, TRANSACTION_INDEX);
         if self.aborted.is_empty() {
-            place.remove_if_there(&path)?;
-            return Ok(None);
+            return place.remove_if_there(&path);
         }
         let bytes: Vec<u8> = self.aborted.iter().flat_map(|aborted| aborted.to_bytes()).collect();
-        place.create_anew(&path)?.append(&[&bytes])?;
-        Ok(Some(path))
+        place.device.replace(&path, &bytes)
     }
 
     /// Reads the aborted transactions as far as they are right.
