@@ -6,7 +6,7 @@
 //! Compaction::run         elsewhere: finds the last offset of each key, writes NNN.log.cleaned beside the segments
 //! Log::begin_swap         gives them their name NNN.log.swap: from here on a crash ends with the new segments
 //! Swap::run               elsewhere: syncs the names
-//! Log::finish_swap        takes the new segments in place of the old ones
+//! Log::finish_swap        takes the new segments in place of the old ones, when the names of those are gone for good
 //! ```
 //! Each new segment replaces one old segment or several that lie side by side, under the base offset of the first. The names are
 //! Kafka's, and so is what an interrupted swap means: a whole `NNN.log.swap` replaces every segment that begins within it.
@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Log;
@@ -224,7 +225,8 @@ impl Log {
         Ok(Some(Swap { compacted, to }))
     }
 
-    /// Puts the new segments in place of the old ones, whose files are to be removed then.
+    /// Puts the new segments in place of the old ones, whose files are to be removed then. Waits for the device once, to
+    /// sync the names.
     ///
     /// After an error the log takes no more writes: opening it anew ends the swap.
     pub fn finish_swap(&mut self, synced: Result<Swap>) -> Result<Vec<Removal>> {
@@ -247,8 +249,7 @@ impl Log {
         let mut removals = Vec::new();
         for group in &compacted.groups {
             let base = group.bases[0];
-            let first = self.segment_at(base);
-            let old = first..first + group.bases.len();
+            let old = self.replaced_by(group);
             let are_there = self
                 .segments
                 .get(old.clone())
@@ -256,8 +257,7 @@ impl Log {
             if !are_there || old.end >= self.segments.len() {
                 return Err(place.damaged(base, 0, Damage::Contradicted));
             }
-            // The last first, and the new one when all are out of the way: what a crash leaves is whole with it.
-            for segment in self.segments[old.clone()].iter().rev() {
+            for segment in self.segments[old].iter().rev() {
                 for suffix in [INDEX, TIME_INDEX, TRANSACTION_INDEX] {
                     if segment.base != base || suffix != TRANSACTION_INDEX {
                         place.remove_if_there(&place.path(segment.base, suffix)).map_err(swapping())?;
@@ -268,6 +268,12 @@ impl Log {
                 place.device.rename(&path, &gone).map_err(swapping())?;
                 removals.push(Removal::of_file(&place, segment.base, segment.size, gone));
             }
+        }
+        // A new one gets its name when those that it replaces are out of the way: no crash leaves both.
+        place.device.sync_dir(&place.dir).map_err(swapping())?;
+        for group in &compacted.groups {
+            let base = group.bases[0];
+            let old = self.replaced_by(group);
             let path = place.path(base, LOG);
             place.device.rename(&format!("{path}{SWAP}"), &path).map_err(swapping())?;
             for suffix in [INDEX, TIME_INDEX] {
@@ -288,6 +294,12 @@ impl Log {
         self.compacting.to = to;
         self.remove_superseded_snapshots();
         Ok(removals)
+    }
+
+    /// Where the segments are that a new one replaces.
+    fn replaced_by(&self, group: &Group) -> Range<usize> {
+        let first = self.segment_at(group.bases[0]);
+        first..first + group.bases.len()
     }
 
     /// The log is about to change below its active segment: a compaction that is under way counts no more.
@@ -607,6 +619,7 @@ pub(super) fn end_swap(place: &Place, base: i64, bases: &[i64]) -> Result<Vec<i6
     for suffix in [INDEX, TIME_INDEX] {
         place.remove_if_there(&place.path(base, suffix)).map_err(ending())?;
     }
+    place.device.sync_dir(&place.dir).map_err(ending())?;
     place.device.rename(&swap, &path).map_err(ending())?;
     place.device.sync_dir(&place.dir).map_err(ending())?;
     Ok(replaced)

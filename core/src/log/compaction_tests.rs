@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::tests::{Draw, NOW, all_records, code, config, drawn, fresh, marker_batch, open, produced, read_from};
+use super::tests::{
+    DIR, Draw, NOW, all_records, code, config, drawn, files, fresh, marker_batch, open, produced, read_from,
+};
 use super::*;
 use crate::record::{Builder, batches};
 use crate::record::{BuilderOptions, Compression, NO_HEADERS, ProducerFields};
@@ -19,6 +21,11 @@ fn compacting() -> LogConfig {
         delete_retention_ms: 1_000,
         ..config()
     }
+}
+
+/// With it one new segment replaces several.
+fn joining() -> LogConfig {
+    LogConfig { segment_bytes: 1_600, ..compacting() }
 }
 
 /// A batch of `key=value` and, without a value, of deletions: `key`.
@@ -293,6 +300,7 @@ fn a_compaction_cut_short_at_any_operation_has_happened_or_not() {
     let mut states = 0;
     loop {
         let (device, mut log) = random_log(3, 14, &config);
+        log.update_config(joining());
         log.sync_point().run().unwrap();
         let (before, known, end) = (records(&log), state(&log), log.end());
         device.power_off_at(device.operations() + operation);
@@ -305,7 +313,9 @@ fn a_compaction_cut_short_at_any_operation_has_happened_or_not() {
             log.append(&[keyed(&["k1=after"])], 1, NOW)?;
             log.sync_point().run()
         })();
-        for loss in [Loss::Unsynced, Loss::Nothing].into_iter().chain((0..6).map(Loss::Torn)) {
+        for loss in
+            [Loss::Unsynced, Loss::Nothing].into_iter().chain((0..6).map(Loss::Torn)).chain((0..12).map(Loss::Shuffled))
+        {
             for checkpoints in [Checkpoints::default(), Checkpoints { start: 0, recovery_point: end }] {
                 let what = format!("operation={operation} {loss:?} {checkpoints:?}");
                 let left = device.crash(loss);
@@ -352,7 +362,39 @@ fn old_segments_stay_until_the_names_of_the_new_ones_are_synced() {
     let left = device.crash(Loss::Unsynced);
     assert!(names(&left, ".log.swap") > 0 && names(&left, ".log.swap") == names(&device, ".log.swap"));
     assert_eq!((names(&left, ".log"), names(&device, ".log")), (old, old));
-    assert!(!log.finish_swap(Ok(swap)).unwrap().is_empty());
+    let removals = log.finish_swap(Ok(swap)).unwrap();
+    // Nor does the order matter that comes then: the old ones are gone before the new ones take their names.
+    let left = device.crash(Loss::Unsynced);
+    assert_eq!(names(&left, ".log"), old - removals.len());
+    assert!(names(&left, ".log.swap") > 0 && names(&device, ".log.swap") == 0);
+}
+
+#[test]
+fn the_end_of_a_swap_may_be_cut_short_too() {
+    let config = compacting();
+    let mut operation = 0;
+    loop {
+        let (device, mut log) = random_log(6, 20, &config);
+        log.update_config(joining());
+        log.sync_point().run().unwrap();
+        let (known, end) = (state(&log), log.end());
+        let swap = log.begin_swap(log.compaction(NOW, end).unwrap().unwrap().run()).unwrap().unwrap();
+        let _swap = swap.run().unwrap();
+        let device = device.crash(Loss::Unsynced);
+        let checkpoints = Checkpoints { start: 0, recovery_point: end };
+        device.power_off_at(operation);
+        let opened = Log::open(&files(&device), DIR, config.clone(), checkpoints, NOW);
+        for loss in [Loss::Unsynced, Loss::Nothing].into_iter().chain((0..30).map(Loss::Shuffled)) {
+            let (log, recovery) = open(&device.crash(loss), &config, checkpoints);
+            assert!(recovery.cut.is_none(), "operation={operation} {loss:?} {recovery}");
+            assert_eq!((state(&log), log.end()), (known.clone(), end), "operation={operation} {loss:?}");
+        }
+        if opened.is_ok() {
+            break;
+        }
+        operation += 1;
+    }
+    assert!(operation > 10, "{operation}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::storage::memory::{Loss, MemoryDevice};
 use crate::storage::{Device, Entry};
 
 pub(super) const NOW: Timestamp = 1_700_000_000_000;
-const DIR: &str = "orders-0";
+pub(super) const DIR: &str = "orders-0";
 
 /// A batch of `count` records whose values say `text` and a number.
 fn batch(count: i32, timestamp: Timestamp, text: &str) -> Batch {
@@ -36,7 +36,7 @@ pub(super) fn config() -> LogConfig {
 }
 
 /// So few that nearly every use opens a file anew.
-fn files(device: &MemoryDevice) -> Arc<OpenFiles> {
+pub(super) fn files(device: &MemoryDevice) -> Arc<OpenFiles> {
     OpenFiles::new(Arc::new(device.clone()), 1)
 }
 

@@ -33,6 +33,8 @@ pub enum Loss {
     Unsynced,
     /// Some of it, chosen by this seed: writes cut short, sectors of zeroes between, names without data.
     Torn(u64),
+    /// As `Torn`, and later changes of names without earlier ones.
+    Shuffled(u64),
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +104,7 @@ impl MemoryDevice {
     /// What a power cut at this moment leaves, as a new device. This one stays as it is.
     pub fn crash(&self, loss: Loss) -> Self {
         let mut chance = Chance(match loss {
-            Loss::Torn(seed) => seed,
+            Loss::Torn(seed) | Loss::Shuffled(seed) => seed,
             _ => 0,
         });
         let tree = lock(&self.tree);
@@ -110,10 +112,13 @@ impl MemoryDevice {
             Loss::Nothing => (tree.files.clone(), tree.dirs.clone()),
             _ => (tree.durable_files.clone(), tree.durable_dirs.clone()),
         };
-        if let Loss::Torn(_) = loss {
+        if let Loss::Torn(_) | Loss::Shuffled(_) = loss {
             let kept = chance.below(tree.pending.len() + 1);
-            for change in &tree.pending[..kept] {
-                change.apply(&mut files, &mut dirs);
+            for (at, change) in tree.pending.iter().enumerate() {
+                let place = if let Loss::Torn(_) = loss { at } else { chance.below(tree.pending.len()) };
+                if place < kept {
+                    change.apply(&mut files, &mut dirs);
+                }
             }
         }
         let mut left = Tree::default();
@@ -632,7 +637,7 @@ impl Content {
                     change.clone().apply(&mut chunks);
                 }
             }
-            Loss::Torn(_) => {
+            Loss::Torn(_) | Loss::Shuffled(_) => {
                 let kept = chance.below(self.pending.len() + 1);
                 for change in &self.pending[..kept] {
                     change.clone().apply(&mut chunks);

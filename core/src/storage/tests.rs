@@ -50,6 +50,19 @@ fn a_torn_crash_keeps_what_was_synced_and_follows_from_its_seed() {
 }
 
 #[test]
+fn names_reach_the_disk_in_any_order() {
+    let device = MemoryDevice::durable();
+    for name in ["a", "b", "c"] {
+        device.create(name).unwrap();
+    }
+    let left = |loss| device.crash(loss).files().into_keys().collect::<String>();
+    let torn: std::collections::BTreeSet<String> = (0..100).map(|seed| left(Loss::Torn(seed))).collect();
+    assert_eq!(torn.into_iter().collect::<Vec<_>>(), ["", "a", "ab", "abc"]);
+    let shuffled: std::collections::BTreeSet<String> = (0..100).map(|seed| left(Loss::Shuffled(seed))).collect();
+    assert_eq!(shuffled.len(), 8, "{shuffled:?}");
+}
+
+#[test]
 fn a_failed_sync_loses_its_bytes_even_if_the_next_one_succeeds() {
     let device = MemoryDevice::durable();
     let file = device.create("file").unwrap();
