@@ -132,10 +132,10 @@ impl Broker {
     }
 
     /// Makes copies topics of this broker's own, which take produce requests, under a leader epoch above all of theirs.
-    /// Topics that are no copies stay as they are.
+    /// Topics that are no copies stay as they are. Waits for the device.
     ///
     /// # Errors
-    /// `NotFound` if there is no such topic; nothing is changed then.
+    /// `NotFound` if there is no such topic; nothing is changed then, nor if the recovery points cannot be written.
     pub fn promote_copies(&mut self, names: &[String], now: Timestamp) -> Result<()> {
         let mut changes = Vec::new();
         let mut ids = Vec::new();
@@ -149,6 +149,10 @@ impl Broker {
         }
         if changes.is_empty() {
             return Ok(());
+        }
+        if self.device.is_durable() {
+            // What was written of a copy may be above where it was cut since; of a topic it is believed.
+            self.checkpoint_now()?;
         }
         let latest = ids.iter().filter_map(|id| self.partition(*id).log.epochs().latest()).max().unwrap_or(-1);
         let epoch = self.leader_epoch.max(latest).saturating_add(1);

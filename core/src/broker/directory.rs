@@ -1,7 +1,7 @@
 //! What lies in the broker's directory: its topics at a start, also those that came from elsewhere, and Kafka's checkpoints.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
@@ -10,16 +10,45 @@ use super::stored::{Change, METADATA_TOPIC, StoredTopic};
 use super::topics::{Topic, check_topic_name, is_internal, offsets_configs};
 use super::{Broker, Durability, OFFSETS_TOPIC, Then};
 use crate::log::{Checkpoints, Log};
+use crate::storage::Device;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// Kafka's file of the offsets below which everything was synced.
-pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 
 /// Kafka's file of the offsets below which logs are compacted.
-pub(super) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
 
 /// Kafka's file of the log start offsets that lie inside a segment.
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
+
+/// Writes Kafka's checkpoints: one writer at a time, and nothing that is older than what was written last.
+#[derive(Debug)]
+pub(super) struct CheckpointWriter {
+    device: Arc<dyn Device>,
+    /// The number of what was written last.
+    written: Mutex<u64>,
+}
+
+impl CheckpointWriter {
+    pub(super) fn new(device: Arc<dyn Device>) -> Self {
+        Self { device, written: Mutex::new(0) }
+    }
+
+    /// Writes files, unless some with a higher number are written already. Waits for the device.
+    pub(super) fn write(&self, number: u64, files: &[(&str, String)]) -> Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if number <= *written {
+            return Ok(());
+        }
+        for (path, text) in files {
+            let replaced = self.device.replace(path, text.as_bytes());
+            replaced.map_err(|error| Error::from(error).context(format_args!("writing a checkpoint file={path}")))?;
+        }
+        *written = number;
+        Ok(())
+    }
+}
 
 /// What the files in the root of a log directory tell of its logs.
 #[derive(Debug, Default)]
@@ -145,13 +174,13 @@ impl Broker {
         for index in 0..stored.partitions {
             let start = self.stored.get::<i64>(&format!("start/{}/{index}", stored.id))?;
             let told_start = checkpoints.starts.get(&(name.to_string(), index)).copied().unwrap_or(0);
-            let recovery_point = match checkpoints.recovery_points.get(&(name.to_string(), index)) {
-                _ if checkpoints.clean => i64::MAX,
-                // A copy may have been cut below it since it was written.
-                Some(point) if !stored.copy => *point,
+            // A copy may have been cut below what was written, unless that was at its close.
+            let told = |offsets: &BTreeMap<(String, i32), i64>| match offsets.get(&(name.to_string(), index)) {
+                Some(offset) if checkpoints.clean || !stored.copy => *offset,
                 _ => 0,
             };
-            let compacted_to = checkpoints.cleaner_offsets.get(&(name.to_string(), index)).copied().unwrap_or(0);
+            let recovery_point = if checkpoints.clean { i64::MAX } else { told(&checkpoints.recovery_points) };
+            let compacted_to = told(&checkpoints.cleaner_offsets);
             let checkpoints = Checkpoints { start: start.unwrap_or(0), recovery_point };
             let id = self.open_partition(&name, index, checkpoints, now)?;
             let log = &mut self.partition_mut(id).log;
@@ -250,6 +279,12 @@ impl Broker {
             .collect())
     }
 
+    /// Kafka's checkpoint of what is compacted.
+    fn cleaner_offsets(&self) -> String {
+        let offsets = self.partitions.iter().flatten().map(|partition| (partition, partition.log.compacted_to()));
+        checkpoint_text(offsets.filter(|(_, offset)| *offset > 0))
+    }
+
     /// Writes the checkpoints of Kafka's log directory, so that Kafka finds the same starts and high watermarks.
     pub(super) fn write_checkpoints(&self) -> Result<()> {
         let all = || self.partitions.iter().flatten();
@@ -257,18 +292,36 @@ impl Broker {
         let starts = all()
             .filter(|partition| partition.log.start() > first(partition))
             .map(|partition| (partition, partition.log.start()));
-        self.device.replace(LOG_STARTS, checkpoint_text(starts).as_bytes())?;
         let ends = all().map(|partition| (partition, partition.log.end()));
-        self.device.replace(RECOVERY_POINTS, checkpoint_text(ends).as_bytes())?;
-        self.device.replace(CLEANER_OFFSETS, self.cleaner_offsets().as_bytes())?;
         let watermarks = all().map(|partition| (partition, partition.high_watermark()));
-        self.device.replace("replication-offset-checkpoint", checkpoint_text(watermarks).as_bytes())?;
+        let files = [
+            (LOG_STARTS, checkpoint_text(starts)),
+            (RECOVERY_POINTS, checkpoint_text(ends)),
+            (CLEANER_OFFSETS, self.cleaner_offsets()),
+            ("replication-offset-checkpoint", checkpoint_text(watermarks)),
+        ];
+        // A task that is under way still writes nothing after this.
+        self.checkpoint_writer.write(u64::MAX, &files)
+    }
+
+    /// The checkpoints that are written while the broker runs.
+    pub(super) fn checkpoint_texts(&self) -> [(&'static str, String); 2] {
+        let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
+        [(RECOVERY_POINTS, checkpoint_text(points)), (CLEANER_OFFSETS, self.cleaner_offsets())]
+    }
+
+    /// Writes them now, and waits for the device.
+    pub(super) fn checkpoint_now(&mut self) -> Result<()> {
+        let texts = self.checkpoint_texts();
+        self.checkpoint_number += 1;
+        self.checkpoint_writer.write(self.checkpoint_number, &texts)?;
+        self.checkpoints = texts;
         Ok(())
     }
 }
 
 /// A checkpoint file of Kafka's: version, count, and a line for each partition.
-pub(super) fn checkpoint_text<'a>(offsets: impl Iterator<Item = (&'a Partition, i64)>) -> String {
+fn checkpoint_text<'a>(offsets: impl Iterator<Item = (&'a Partition, i64)>) -> String {
     let lines: Vec<String> =
         offsets.map(|(partition, offset)| format!("{} {} {offset}\n", partition.topic, partition.index)).collect();
     format!("0\n{}\n{}", lines.len(), lines.concat())

@@ -31,6 +31,7 @@ use uuid::Uuid;
 pub use config::{BrokerConfig, Durability, GroupsConfig, check_topic_value as check_topic_config};
 pub use copies::{Copy, CopyEnd};
 pub use fetch::Reply;
+use directory::CheckpointWriter;
 use groups::{ClientInfo, Effect, Groups, PersistId};
 use partition::{Partition, PartitionId};
 pub use produce::Produce;
@@ -80,7 +81,7 @@ enum TaskKind {
     Sync { partition: PartitionId, point: SyncPoint },
     Remove { removals: Vec<Removal> },
     RemoveDirs { device: Arc<dyn Device>, dirs: Vec<String>, topic_id: Uuid },
-    Checkpoints { device: Arc<dyn Device>, texts: [(&'static str, String); 2] },
+    Checkpoints { writer: Arc<CheckpointWriter>, number: u64, texts: [(&'static str, String); 2] },
     Compact { partition: PartitionId, compaction: Compaction },
     Swap { partition: PartitionId, swap: Swap },
 }
@@ -91,8 +92,9 @@ pub struct Done(DoneKind);
 
 #[derive(Debug)]
 enum DoneKind {
-    Synced { partition: PartitionId, end: i64, result: Result<()> },
+    Synced { partition: PartitionId, result: Result<()> },
     Finished,
+    Checkpointed,
     Compacted { partition: PartitionId, dir: String, compacted: Compacted },
     Swapped { partition: PartitionId, swapped: Result<Swap> },
     DirsRemoved { topic_id: Uuid, result: std::io::Result<()> },
@@ -103,8 +105,7 @@ impl Task {
     pub fn run(self) -> Done {
         Done(match self.0 {
             TaskKind::Sync { partition, point } => {
-                let end = point.end();
-                DoneKind::Synced { partition, end, result: point.run() }
+                DoneKind::Synced { partition, result: point.run() }
             }
             TaskKind::Remove { removals } => {
                 for removal in removals {
@@ -114,15 +115,11 @@ impl Task {
                 }
                 DoneKind::Finished
             }
-            TaskKind::Checkpoints { device, texts } => {
-                for (path, text) in texts {
-                    if let Err(error) = device.replace(path, text.as_bytes()) {
-                        log::warn!(
-                            "a checkpoint could not be written, a crash would make more work file={path}: {error}"
-                        );
-                    }
+            TaskKind::Checkpoints { writer, number, texts } => {
+                if let Err(error) = writer.write(number, &texts) {
+                    log::warn!("a checkpoint could not be written, a crash would make more work: {error}");
                 }
-                DoneKind::Finished
+                DoneKind::Checkpointed
             }
             TaskKind::Compact { partition, compaction } => {
                 let dir = compaction.dir().to_owned();
@@ -188,6 +185,10 @@ pub struct Broker {
     next_checkpoint: Timestamp,
     /// The recovery points and the cleaner's offsets as they were written last.
     checkpoints: [(&'static str, String); 2],
+    checkpoint_writer: Arc<CheckpointWriter>,
+    checkpoint_number: u64,
+    /// Whether checkpoints are being written by a task; one at a time is.
+    checkpointing: bool,
     next_compaction: Timestamp,
     /// Whether a log is being compacted; one at a time is.
     compacting: bool,
@@ -285,6 +286,9 @@ impl Broker {
             next_retention: now.saturating_add(config.log_retention_check_interval_ms),
             next_checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MS),
             checkpoints: Default::default(),
+            checkpoint_writer: Arc::new(CheckpointWriter::new(Arc::clone(&device))),
+            checkpoint_number: 0,
+            checkpointing: false,
             next_compaction: now.saturating_add(config.log_cleaner_backoff_ms),
             compacting: false,
             last_compacted: 0,
@@ -329,7 +333,7 @@ impl Broker {
             let point = broker.partition(broker.metadata).log.sync_point();
             let end = point.end();
             point.run()?;
-            broker.partition_mut(broker.metadata).handle_synced(end);
+            broker.partition_mut(broker.metadata).note_synced(end);
         }
         broker.producer_ids = broker.stored.get::<i64>("producer-ids")?.map_or(0..0, |next| next..next);
         broker.open_topics(&dirs, clean, now)?;
@@ -445,10 +449,10 @@ impl Broker {
     /// Takes the outcome of a task.
     pub fn handle_done(&mut self, done: Done, now: Timestamp) {
         match done.0 {
-            DoneKind::Synced { partition: id, end, result } => {
+            DoneKind::Synced { partition: id, result } => {
                 let Some(partition) = self.partitions[id.0].as_mut() else { return };
                 match result {
-                    Ok(()) => partition.handle_synced(end),
+                    Ok(()) => partition.handle_synced(),
                     Err(error) => {
                         log::error!(
                             "a sync failed, the partition takes no more writes until the broker is opened anew \
@@ -466,6 +470,7 @@ impl Broker {
                 self.moved.insert(id);
             }
             DoneKind::Finished => {}
+            DoneKind::Checkpointed => self.checkpointing = false,
             DoneKind::Compacted { partition, dir, compacted } => self.handle_compacted(partition, &dir, compacted, now),
             DoneKind::Swapped { partition, swapped } => self.handle_swapped(partition, swapped, now),
             DoneKind::DirsRemoved { topic_id, result } => match result {
@@ -490,7 +495,7 @@ impl Broker {
             self.groups.poll_timeout(),
             Some(self.next_retention),
             (!self.compacting).then_some(self.next_compaction),
-            self.device.is_durable().then_some(self.next_checkpoint),
+            (self.device.is_durable() && !self.checkpointing).then_some(self.next_checkpoint),
             shrink,
         ]
         .into_iter()
@@ -536,21 +541,23 @@ impl Broker {
             self.next_retention = now.saturating_add(self.config.log_retention_check_interval_ms);
             self.apply_retention(now);
         }
-        if self.device.is_durable() && now >= self.next_checkpoint {
+        if self.device.is_durable() && !self.checkpointing && now >= self.next_checkpoint {
             self.next_checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MS);
             for (at, partition) in self.partitions.iter_mut().enumerate() {
                 if let Some(point) = partition.as_mut().and_then(Partition::poll_flush) {
                     self.tasks.push_back(Task(TaskKind::Sync { partition: PartitionId(at), point }));
                 }
             }
-            let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
-            let texts = [
-                (directory::RECOVERY_POINTS, directory::checkpoint_text(points)),
-                (directory::CLEANER_OFFSETS, self.cleaner_offsets()),
-            ];
+            let texts = self.checkpoint_texts();
             if texts != self.checkpoints {
                 self.checkpoints.clone_from(&texts);
-                self.tasks.push_back(Task(TaskKind::Checkpoints { device: Arc::clone(&self.device), texts }));
+                self.checkpoint_number += 1;
+                self.checkpointing = true;
+                self.tasks.push_back(Task(TaskKind::Checkpoints {
+                    writer: Arc::clone(&self.checkpoint_writer),
+                    number: self.checkpoint_number,
+                    texts,
+                }));
             }
         }
         if !self.compacting && now >= self.next_compaction {
@@ -590,7 +597,7 @@ impl Broker {
             let point = partition.log.close();
             let end = point.end();
             match point.run() {
-                Ok(()) => partition.handle_synced(end),
+                Ok(()) => partition.note_synced(end),
                 Err(error) => failed = Some(error),
             }
             self.moved.insert(PartitionId(at));
@@ -686,7 +693,7 @@ impl Broker {
         let point = partition.log.sync_point();
         let end = point.end();
         point.run()?;
-        partition.handle_synced(end);
+        partition.note_synced(end);
         partition.log.set_start(from)?;
         Ok(())
     }
@@ -950,12 +957,6 @@ impl Broker {
                 );
             }
         }
-    }
-
-    /// Kafka's checkpoint of what is compacted.
-    fn cleaner_offsets(&self) -> String {
-        let offsets = self.partitions.iter().flatten().map(|partition| (partition, partition.log.compacted_to()));
-        directory::checkpoint_text(offsets.filter(|(_, offset)| *offset > 0))
     }
 }
 

@@ -34,7 +34,8 @@ pub(crate) struct Partition {
     waits_for_sync: bool,
     /// Everything below it survives a power cut.
     synced_end: i64,
-    syncing: bool,
+    /// What the sync that is under way makes good: everything below this that was not cut off since.
+    syncing: Option<i64>,
     failed: bool,
     high_watermark: i64,
     followers: BTreeMap<i32, Follower>,
@@ -69,7 +70,7 @@ impl Partition {
             leader_epoch,
             waits_for_sync,
             synced_end,
-            syncing: false,
+            syncing: None,
             failed: false,
             high_watermark,
             followers: BTreeMap::new(),
@@ -104,6 +105,7 @@ impl Partition {
     pub(crate) fn after_truncation(&mut self) {
         let end = self.log.end();
         self.synced_end = self.synced_end.min(end);
+        self.syncing = self.syncing.map(|syncing| syncing.min(end));
         if self.log.start() == end {
             self.synced_end = end;
         }
@@ -124,23 +126,30 @@ impl Partition {
         moved
     }
 
-    /// What must be synced next, if anything is and no sync is under way; [`Self::handle_synced`] is told of its end.
+    /// What must be synced next, if anything is and no sync is under way; [`Self::handle_synced`] is told of its success.
     pub(crate) fn poll_sync(&mut self) -> Option<SyncPoint> {
         if self.waits_for_sync { self.poll_flush() } else { None }
     }
 
     /// As [`Self::poll_sync`], also where nobody waits for it: so that a crash leaves little to be checked.
     pub(crate) fn poll_flush(&mut self) -> Option<SyncPoint> {
-        if self.syncing || self.synced_end >= self.log.end() {
+        if self.syncing.is_some() || self.synced_end >= self.log.end() {
             return None;
         }
-        self.syncing = true;
-        Some(self.log.sync_point())
+        let point = self.log.sync_point();
+        self.syncing = Some(point.end());
+        Some(point)
     }
 
-    /// A sync of everything below `end` has succeeded.
-    pub(crate) fn handle_synced(&mut self, end: i64) {
-        self.syncing = false;
+    /// The sync that was under way has succeeded.
+    pub(crate) fn handle_synced(&mut self) {
+        if let Some(end) = self.syncing.take() {
+            self.note_synced(end);
+        }
+    }
+
+    /// Everything below `end` is synced, as the log is now.
+    pub(crate) fn note_synced(&mut self, end: i64) {
         self.synced_end = self.synced_end.max(end.min(self.log.end()));
         self.advance();
     }

@@ -1037,3 +1037,98 @@ fn what_is_done_again_and_again_has_an_interval() {
         config.set(name, "1").unwrap();
     }
 }
+
+#[test]
+fn sync_from_before_a_truncation_acknowledges_nothing_that_came_after_it() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    type Cut = fn(&mut Broker);
+    let cuts: [Cut; 2] = [
+        |broker| broker.truncate_copy("c", 0, 1, NOW).unwrap(),
+        |broker| broker.reset_copy("c", 0, 1, NOW).unwrap(),
+    ];
+    for (number, cut) in cuts.into_iter().enumerate() {
+        shell.broker.reset_copy("c", 0, 0, NOW).unwrap();
+        shell.drain();
+        shell.run_tasks();
+        let batches = [batch(&["a"]).stamped(0, 3), batch(&["b", "c"]).stamped(1, 3)];
+        shell.broker.append_copy("c", 0, &batches, NOW).unwrap();
+        shell.drain();
+        let old = shell.tasks.pop().expect("a sync of all three");
+        assert!(shell.tasks.is_empty());
+        cut(&mut shell.broker);
+        shell.broker.append_copy("c", 0, &[batch(&["x"]).stamped(1, 4)], NOW).unwrap();
+        let id = RequestId(77 + number as u64);
+        assert_eq!(shell.broker.sync_copy(id, "c", 0, NOW).unwrap(), 2);
+        shell.broker.handle_done(old.run(), NOW);
+        shell.drain();
+        assert!(shell.answer(id).is_none(), "the second record is not synced yet");
+        shell.run_tasks();
+        let answer = shell.answer(id).expect("it is synced now");
+        assert!(matches!(answer, Response::Heartbeat(answer) if answer.error_code == ErrorCode::NONE));
+    }
+}
+
+fn is_checkpoint(task: &Task) -> bool {
+    matches!(task.0, super::TaskKind::Checkpoints { .. })
+}
+
+#[test]
+fn recovery_point_of_a_copy_that_was_cut_is_lowered_before_it_is_promoted() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    let point = || {
+        let text = Device::read(&device, "recovery-point-offset-checkpoint").ok()?;
+        String::from_utf8(text.to_vec()).unwrap().lines().find_map(|line| line.strip_prefix("c 0 ").map(str::to_owned))
+    };
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    let batches = [batch(&["a"]).stamped(0, 3), batch(&["b", "c"]).stamped(1, 3)];
+    shell.broker.append_copy("c", 0, &batches, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    shell.wait(60_000);
+    let at = shell.tasks.iter().position(is_checkpoint).unwrap();
+    let late = shell.tasks.remove(at);
+    shell.run_tasks();
+    shell.wait(60_000);
+    shell.wait(60_000);
+    assert!(!shell.tasks.iter().any(is_checkpoint), "one is under way already");
+    shell.broker.truncate_copy("c", 0, 1, shell.now).unwrap();
+    shell.broker.promote_copies(&["c".to_owned()], shell.now).unwrap();
+    assert_eq!(point().as_deref(), Some("1"), "before the first record that is its own");
+    let done = late.run();
+    assert_eq!(point().as_deref(), Some("1"), "what was told before comes too late");
+    shell.broker.handle_done(done, shell.now);
+    shell.drain();
+    shell.run_tasks();
+    assert_eq!(shell.produce("c", batch(&["x"])).base_offset, 1);
+
+    shell.wait(60_000);
+    let at = shell.tasks.iter().position(is_checkpoint).unwrap();
+    let late = shell.tasks.remove(at);
+    shell.run_tasks();
+    assert_eq!(shell.produce("c", batch(&["y"])).base_offset, 2);
+    shell.broker.close(shell.now).unwrap();
+    assert_eq!(point().as_deref(), Some("3"));
+    drop(late.run());
+    assert_eq!(point().as_deref(), Some("3"), "nothing is written behind the broker that was closed");
+}
+
+#[test]
+fn what_is_told_of_a_copys_compaction_counts_no_more_than_its_recovery_point() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.append_copy("c", 0, &[batch(&["a", "b"]).stamped(0, 3)], NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    device.overwrite("cleaner-offset-checkpoint", "0\n1\nc 0 2\n");
+    let mut shell = Shell::open(&device.crash(Loss::Nothing));
+    let id = shell.broker.find("c", 0).unwrap();
+    assert_eq!(shell.broker.partition_mut(id).log.compacted_to(), 0);
+}
