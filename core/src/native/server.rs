@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::Runtime;
 use crate::broker::{Context, SERVED};
@@ -32,7 +32,8 @@ pub struct ServerOptions {
     pub max_buffered_bytes: usize,
     /// The most connections at a time; default 4,096. One more is closed at once.
     pub max_connections: usize,
-    /// How long a connection may be silent before it is closed; default 10 minutes, as Kafka's `connections.max.idle.ms`.
+    /// How long a connection may be silent before it is closed, or take nothing of an answer; default 10 minutes, as Kafka's
+    /// `connections.max.idle.ms`.
     pub max_idle: Duration,
     /// How long the rest of a request may take to arrive once it has begun; default 30 s.
     pub max_request_time: Duration,
@@ -174,10 +175,17 @@ impl Buffered {
                 Some(held) => held.merge(permit),
                 None => self.held = Some(permit),
             }
-        } else if let Some(permit) = &mut self.held {
-            drop(permit.split(held - wanted));
+        } else {
+            self.let_go(bytes);
         }
         Ok(())
+    }
+
+    /// Gives back what is held beyond `bytes`.
+    fn let_go(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.held {
+            drop(permit.split(permit.num_permits().saturating_sub(bytes.saturating_sub(FREE_BYTES))));
+        }
     }
 }
 
@@ -210,9 +218,12 @@ async fn serve_within(
     let mut waiting = FuturesUnordered::new();
     let host: Arc<str> = format!("/{host}").into();
     let mut client_id: Arc<str> = Arc::from("");
+    // Since when the rest of a request has been waited for.
+    let mut began: Option<Instant> = None;
     loop {
         loop {
             while let Some(received) = connection.poll_request()? {
+                began = None;
                 let name = received.client_id.as_deref().unwrap_or("");
                 if *client_id != *name {
                     client_id = name.into();
@@ -228,16 +239,21 @@ async fn serve_within(
                     (None, None) => {}
                 }
             }
+            buffered.let_go(connection.buffered());
             let Some(chunks) = connection.poll_transmit() else { break };
-            write_all(&mut writer, chunks).await?;
+            let before = Instant::now();
+            write_all(&mut writer, chunks, options.max_idle).await?;
+            // Meanwhile nothing was read.
+            began = began.map(|began| began + before.elapsed());
         }
+        began = if connection.is_mid_frame() { began.or_else(|| Some(Instant::now())) } else { None };
         let wants_bytes = connection.wants_bytes();
         let busy = !waiting.is_empty();
         tokio::select! {
             Some((ticket, response)) = waiting.next(), if busy => {
                 connection.respond(ticket, &response?)?;
             }
-            read = read_some(&mut reader, &mut connection, &mut buffered, busy, &options), if wants_bytes => {
+            read = read_some(&mut reader, &mut connection, &mut buffered, began, busy, &options), if wants_bytes => {
                 if read? == 0 {
                     return Ok(());
                 }
@@ -250,11 +266,12 @@ async fn read_some(
     reader: &mut (impl AsyncRead + Unpin),
     connection: &mut ServerConnection,
     buffered: &mut Buffered,
+    began: Option<Instant>,
     busy: bool,
     options: &ServerOptions,
 ) -> Result<usize> {
-    let limit = if connection.is_mid_frame() {
-        options.max_request_time
+    let limit = if let Some(began) = began {
+        options.max_request_time.saturating_sub(began.elapsed())
     } else if busy {
         // A long poll is under way: silence is what the client promised.
         Duration::MAX
@@ -288,13 +305,15 @@ fn check_unacknowledged(response: &crate::protocol::Response) -> Result<()> {
     Ok(())
 }
 
-async fn write_all(writer: &mut (impl AsyncWrite + Unpin), chunks: Vec<Bytes>) -> io::Result<()> {
+/// Writes all of it; fails when nothing of it is taken for `max_idle`.
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), chunks: Vec<Bytes>, max_idle: Duration) -> Result<()> {
     let mut chunks = std::collections::VecDeque::from(chunks);
     while !chunks.is_empty() {
         let slices: Vec<io::IoSlice<'_>> = chunks.iter().take(64).map(|chunk| io::IoSlice::new(chunk)).collect();
-        let mut written = writer.write_vectored(&slices).await?;
+        let written = timeout(max_idle, writer.write_vectored(&slices)).await;
+        let mut written = written.map_err(|_| Error::new(ErrorKind::Timeout, "an answer was not taken in time"))??;
         if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         while let Some(first) = chunks.front_mut() {
             if written >= first.len() {
@@ -308,3 +327,7 @@ async fn write_all(writer: &mut (impl AsyncWrite + Unpin), chunks: Vec<Bytes>) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
