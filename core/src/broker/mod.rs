@@ -24,14 +24,15 @@ mod topics;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 pub use config::{BrokerConfig, Durability, GroupsConfig, check_topic_value as check_topic_config};
 pub use copies::{Copy, CopyEnd};
-pub use fetch::Reply;
 use directory::CheckpointWriter;
+pub use fetch::Reply;
 use groups::{ClientInfo, Effect, Groups, PersistId};
 use partition::{Partition, PartitionId};
 pub use produce::Produce;
@@ -104,9 +105,7 @@ impl Task {
     /// Does the work; may wait for the device.
     pub fn run(self) -> Done {
         Done(match self.0 {
-            TaskKind::Sync { partition, point } => {
-                DoneKind::Synced { partition, result: point.run() }
-            }
+            TaskKind::Sync { partition, point } => DoneKind::Synced { partition, result: point.run() },
             TaskKind::Remove { removals } => {
                 for removal in removals {
                     if let Err(error) = removal.run() {
@@ -205,6 +204,8 @@ pub struct Broker {
     persisted: Vec<(PersistId, std::result::Result<(), ErrorCode>)>,
     recovered: Vec<(String, Recovery)>,
     closed: bool,
+    /// Ends the compaction that is under way.
+    stop: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Broker {
@@ -300,6 +301,7 @@ impl Broker {
             persisted: Vec::new(),
             recovered: Vec::new(),
             closed: false,
+            stop: Arc::default(),
             device,
             files,
             config,
@@ -587,6 +589,7 @@ impl Broker {
         if self.closed {
             return Ok(());
         }
+        self.stop.store(true, Ordering::Relaxed);
         let fetches: Vec<u64> = self.fetches.keys().copied().collect();
         for row in fetches {
             self.answer_fetch(row, now);
@@ -903,7 +906,8 @@ impl Broker {
             let Some(partition) = &self.partitions[at] else { continue };
             match partition.log.compaction(now, partition.high_watermark()) {
                 Ok(None) => {}
-                Ok(Some(compaction)) => {
+                Ok(Some(mut compaction)) => {
+                    compaction.stop = Arc::clone(&self.stop);
                     self.compacting = true;
                     self.last_compacted = at;
                     self.tasks.push_back(Task(TaskKind::Compact { partition: PartitionId(at), compaction }));

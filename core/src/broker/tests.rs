@@ -1046,10 +1046,8 @@ fn sync_from_before_a_truncation_acknowledges_nothing_that_came_after_it() {
     shell.drain();
     shell.run_tasks();
     type Cut = fn(&mut Broker);
-    let cuts: [Cut; 2] = [
-        |broker| broker.truncate_copy("c", 0, 1, NOW).unwrap(),
-        |broker| broker.reset_copy("c", 0, 1, NOW).unwrap(),
-    ];
+    let cuts: [Cut; 2] =
+        [|broker| broker.truncate_copy("c", 0, 1, NOW).unwrap(), |broker| broker.reset_copy("c", 0, 1, NOW).unwrap()];
     for (number, cut) in cuts.into_iter().enumerate() {
         shell.broker.reset_copy("c", 0, 0, NOW).unwrap();
         shell.drain();
@@ -1131,4 +1129,19 @@ fn what_is_told_of_a_copys_compaction_counts_no_more_than_its_recovery_point() {
     let mut shell = Shell::open(&device.crash(Loss::Nothing));
     let id = shell.broker.find("c", 0).unwrap();
     assert_eq!(shell.broker.partition_mut(id).log.compacted_to(), 0);
+}
+
+#[test]
+fn compaction_ends_when_the_broker_is_closed() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, COMPACTED);
+    for number in 0..50 {
+        shell.produce("t", keyed("k", Some(&format!("{number}"))));
+    }
+    shell.wait(15_000);
+    let compaction = shell.tasks.remove(0);
+    shell.broker.close(shell.now).unwrap();
+    drop(compaction.run());
+    assert!(device.files().keys().all(|path| !path.ends_with(".cleaned")), "{:?}", device.files().keys());
 }

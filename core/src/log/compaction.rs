@@ -21,6 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Log;
 use super::error::{Damage, LogError};
@@ -78,6 +79,8 @@ pub struct Compaction {
     /// Whatever was aborted of what the segments hold, wherever its marker is.
     aborted: Vec<AbortedTransaction>,
     pub(super) max_keys: usize,
+    /// Makes it end at the next batch, and throw away what it has made.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// A segment that is to be compacted.
@@ -186,6 +189,7 @@ impl Log {
             segment_bytes: config.segment_bytes,
             producers: self.producers.iter().map(|(id, producer)| (id, producer.last_offset())).collect(),
             max_keys: MAX_KEYS,
+            stop: Arc::default(),
         }))
     }
 
@@ -529,6 +533,9 @@ impl Compaction {
         let mut scan = Scan::new(&*file, 0, segment.size);
         let mut next_offset = segment.base;
         loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(crate::ErrorKind::Closed, format!("compaction was stopped log={}", place.dir)));
+            }
             let (position, header) = match scan.next(true).map_err(place.failed("reading a segment"))? {
                 Step::Batch(position, header) => (position, header),
                 Step::End => return Ok(()),

@@ -159,7 +159,13 @@ impl LocalBroker {
     /// # Errors
     /// What the device answers; the next start recovers.
     pub fn close(&self) -> Result<()> {
-        lock_registry().retain(|_, entry| entry.broker().is_some_and(|broker| !std::ptr::eq(&raw const *broker, self)));
+        for (location, entry) in lock_registry().iter_mut() {
+            if *location == self.location && entry.broker().is_some_and(|broker| std::ptr::eq(&raw const *broker, self))
+            {
+                // Whoever opens it now waits until it is free, see `open_directory`.
+                *entry = Entry::Shared(Weak::new());
+            }
+        }
         self.embedded.close()
     }
 }
@@ -341,3 +347,7 @@ impl Jobs {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;

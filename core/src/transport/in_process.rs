@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub struct Embedded {
 
 struct Shared {
     state: Mutex<State>,
+    /// Tells who closes it that no task is under way any more.
+    idle: Condvar,
     clock: Arc<dyn Clock>,
     runner: Arc<dyn Runner>,
     max_decompressed_bytes: usize,
@@ -60,6 +62,8 @@ struct State {
     /// `None` once it is closed: everything it held is given back then.
     broker: Option<Broker>,
     waiting: HashMap<RequestId, oneshot::Sender<Reply>>,
+    /// How many tasks were handed to the runner and have not ended.
+    running: usize,
     next_id: u64,
     /// When the driver wakes by itself.
     next_timeout: Option<i64>,
@@ -85,10 +89,11 @@ impl Embedded {
     ) -> Result<Self> {
         let max_decompressed_bytes = config.max_decompressed_bytes;
         let broker = Broker::open(device, config, clock.now(), seed)?;
-        let state = State { broker: Some(broker), waiting: HashMap::new(), next_id: 0, next_timeout: None };
+        let state = State { broker: Some(broker), waiting: HashMap::new(), running: 0, next_id: 0, next_timeout: None };
         let embedded = Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
+                idle: Condvar::new(),
                 clock,
                 runner,
                 max_decompressed_bytes,
@@ -237,16 +242,25 @@ impl Embedded {
 
     /// Closes the broker: syncs everything, marks the directory as cleanly closed, answers who waits. Safe to repeat.
     ///
+    /// Returns when no task is under way any more, or one would keep the device from being opened anew. Not to be called from
+    /// a job of the [`Runner`].
+    ///
     /// # Errors
     /// See [`Broker::close`].
     pub fn close(&self) -> Result<()> {
         let mut state = self.lock();
-        let Some(broker) = &mut state.broker else { return Ok(()) };
-        let result = broker.close(self.shared.clock.now());
-        // Tasks that are left would sync or remove what is closed by now; the next start takes up what they leave.
-        drop(state.drain(None));
-        state.broker = None;
-        state.waiting.clear();
+        let mut result = Ok(());
+        if let Some(broker) = &mut state.broker {
+            result = broker.close(self.shared.clock.now());
+            // Tasks that are left would sync or remove what is closed by now; the next start takes up what they leave.
+            let left = state.drain(None).len();
+            state.running -= left;
+            state.broker = None;
+            state.waiting.clear();
+        }
+        while state.running > 0 {
+            state = self.shared.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         drop(state);
         self.wake_driver();
         result
@@ -260,12 +274,8 @@ impl Embedded {
 
     fn after(&self, tasks: Vec<Task>, alarm: bool) {
         for task in tasks {
-            let this = self.clone();
-            self.shared.runner.run(Box::new(move || {
-                let done = task.run();
-                // A broker that was closed meanwhile has synced by itself.
-                let _ = this.with(|broker, now| broker.handle_done(done, now));
-            }));
+            let running = Running { embedded: self.clone(), task: Some(task) };
+            self.shared.runner.run(Box::new(move || running.run()));
         }
         if alarm {
             self.wake_driver();
@@ -278,8 +288,34 @@ impl Embedded {
     }
 }
 
+/// A task in the hands of the runner; it has ended when this is dropped.
+struct Running {
+    embedded: Embedded,
+    task: Option<Task>,
+}
+
+impl Running {
+    fn run(mut self) {
+        if let Some(task) = self.task.take() {
+            let done = task.run();
+            // A broker that was closed meanwhile has synced by itself.
+            let _ = self.embedded.with(|broker, now| broker.handle_done(done, now));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may hold the device.
+        self.task = None;
+        self.embedded.lock().running -= 1;
+        self.embedded.shared.idle.notify_all();
+    }
+}
+
 impl State {
-    /// Sends out every answer, but gives the one for `own` back; returns the tasks.
+    /// Sends out every answer, but gives the one for `own` back; returns the tasks, which
+    /// count as running.
     fn drain(&mut self, mut own: Option<(RequestId, &mut Option<Reply>)>) -> Vec<Task> {
         let Some(broker) = &mut self.broker else { return Vec::new() };
         while let Some((id, reply)) = broker.poll_response() {
@@ -297,6 +333,7 @@ impl State {
         while let Some(task) = broker.poll_task() {
             tasks.push(task);
         }
+        self.running += tasks.len();
         tasks
     }
 
