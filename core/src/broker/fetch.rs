@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::partition::{Partition, PartitionId};
-use super::topics::code_of;
+use super::topics::{MAX_TOPIC_NAME, code_of};
 use super::{Broker, Context, RequestId, Then};
 use crate::log::Slice;
 use crate::protocol::messages::fetch::{
@@ -126,6 +126,30 @@ impl WantedPartitions {
 
     fn is_empty(&self) -> bool {
         self.turns.is_empty()
+    }
+
+    /// Takes those out whose names are longer than a topic's can be: they are answered, and not worth remembering.
+    fn split_off_impossible(&mut self) -> Self {
+        let mut impossible = Self::default();
+        if self.turns.values().any(|((topic, _), _)| topic.len() > MAX_TOPIC_NAME) {
+            for (name, wanted) in std::mem::take(self).turns.into_values() {
+                let side = if name.0.len() > MAX_TOPIC_NAME { &mut impossible } else { &mut *self };
+                side.insert(name, wanted);
+            }
+        }
+        impossible
+    }
+
+    /// These and `others`, which come last.
+    fn with(self: Arc<Self>, others: Self) -> Arc<Self> {
+        if others.is_empty() {
+            return self;
+        }
+        let mut all = Arc::unwrap_or_clone(self);
+        for (name, wanted) in others.turns.into_values() {
+            all.insert(name, wanted);
+        }
+        Arc::new(all)
     }
 }
 
@@ -254,7 +278,7 @@ impl Broker {
     fn resolve_session(
         &mut self,
         request: &FetchRequest,
-        named: WantedPartitions,
+        mut named: WantedPartitions,
         now: Timestamp,
     ) -> std::result::Result<(Option<i32>, bool, Arc<WantedPartitions>), ErrorCode> {
         if request.session_epoch <= 0 {
@@ -263,9 +287,11 @@ impl Broker {
                 return Ok((None, false, Arc::new(named)));
             }
             let id = ((self.random() >> 33) as i32).max(1);
+            let impossible = named.split_off_impossible();
             let named = Arc::new(named);
-            return Ok((self.sessions.open(id, &named, now), false, named));
+            return Ok((self.sessions.open(id, &named, now), false, named.with(impossible)));
         }
+        let impossible = named.split_off_impossible();
         if !named.is_empty() && !self.sessions.has_room(named.len()) {
             // Without a session there is nothing to remember; the client asks for all of it then.
             self.sessions.sessions.remove(&request.session_id);
@@ -291,7 +317,7 @@ impl Broker {
             }
             all.insert(name, wanted);
         }
-        Ok((Some(request.session_id), true, Arc::clone(&session.wanted)))
+        Ok((Some(request.session_id), true, Arc::clone(&session.wanted).with(impossible)))
     }
 
     /// A follower's fetch tells how far it is: that is the acknowledgement.

@@ -1145,3 +1145,28 @@ fn compaction_ends_when_the_broker_is_closed() {
     drop(compaction.run());
     assert!(device.files().keys().all(|path| !path.ends_with(".cleaned")), "{:?}", device.files().keys());
 }
+
+#[test]
+fn session_remembers_no_name_that_no_topic_can_have() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    assert_eq!(shell.create("t", 1, &[]), ErrorCode::NONE);
+    let mut request = fetch("t", 0, 0);
+    request.topics.extend(fetch(&"x".repeat(30_000), 0, 0).topics);
+    let named = request.topics.clone();
+    request.session_epoch = 0;
+    let first: FetchResponse = shell.call(request.clone(), 12);
+    assert_eq!(first.responses.len(), 2);
+    assert_eq!(first.responses[1].partitions[0].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    request.session_id = first.session_id;
+    for (epoch, names, answered) in [(1, vec![], 0), (2, named[1..].to_vec(), 1), (3, vec![], 0)] {
+        request.session_epoch = epoch;
+        request.topics = names;
+        let next: FetchResponse = shell.call(request.clone(), 12);
+        assert_eq!((next.error_code, next.responses.len()), (ErrorCode::NONE, answered), "epoch {epoch}");
+        assert_eq!(next.session_id, first.session_id);
+    }
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NONE);
+    request.session_epoch = 4;
+    let last: FetchResponse = shell.call(request, 12);
+    assert_eq!(last.responses.iter().map(|topic| topic.topic.as_str()).collect::<Vec<_>>(), ["t"]);
+}

@@ -78,12 +78,15 @@ pub(super) fn code_of(error: &Error) -> ErrorCode {
     })
 }
 
+/// How many bytes a topic's name has at most.
+pub(super) const MAX_TOPIC_NAME: usize = 249;
+
 /// Checks a topic's name by Kafka's rules: 1 to 249 of `[a-zA-Z0-9._-]`, and not `.` or `..`.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn check_topic_name(name: &str) -> std::result::Result<(), String> {
-    if name.is_empty() || name.len() > 249 {
+    if name.is_empty() || name.len() > MAX_TOPIC_NAME {
         return Err(format!("a topic's name has 1 to 249 characters characters={}", name.len()));
     }
     if name == "." || name == ".." {
