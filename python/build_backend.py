@@ -52,7 +52,8 @@ def build_wheel(
 ) -> str:
     """Build the wheel (PEP 517) and return its file name."""
     put_program("--release")
-    wheel: str = maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
+    settings = {"build-args": "--compression-level=9", **(config_settings or {})}
+    wheel: str = maturin.build_wheel(wheel_directory, settings, metadata_directory)
     return wheel
 
 
