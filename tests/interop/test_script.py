@@ -98,6 +98,14 @@ def adapt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         server.stop(kill=True)
 
 
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Where the tests run in the background, SIGINT is ignored, and so it would be in the scripts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("topic_is_there", [False, True], ids=["topic-absent", "topic-there"])
 @pytest.mark.parametrize("check", [check_reaches_its_end, check_waits_and_is_interrupted])
 def test_the_script_prints_its_message_every_time(
