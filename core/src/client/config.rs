@@ -576,7 +576,8 @@ options! {
         retries: u32 = u32::MAX;
         /// How long after `send` a record may be on its way before it has failed, in ms.
         delivery_timeout_ms: Millis = 120_000, if |ms| *ms > 0, "must be above 0";
-        /// The size at which a batch is closed, in bytes; a partition with batches waiting makes larger ones.
+        /// The size at which a batch is closed, in bytes. While sending is behind, batches grow up to `max_request_size`, unless
+        /// this is below its default.
         batch_size: usize = 16_384;
         /// How long a batch waits for more records when it could be sent, in ms.
         linger_ms: Millis = 0;

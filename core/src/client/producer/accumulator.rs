@@ -16,8 +16,10 @@ const RECORD_OVERHEAD: usize = 36;
 /// The same for a header.
 const HEADER_OVERHEAD: usize = 10;
 
-/// How large a batch may grow while others of its partition wait to be sent, in bytes.
-const GROWN_BATCH: usize = 256 * 1024;
+/// What of a request is left to what lies around a batch that has grown, in bytes.
+const AROUND_BATCH: usize = 4096;
+/// Which part of the buffer is used when sending is behind: batches grow until it is not.
+const BEHIND: usize = 8;
 /// How much memory of settled batches is kept for new ones while there are none, in bytes.
 const IDLE_SPARE: usize = 1024 * 1024;
 /// How many of these buffers are looked at for one that is large enough.
@@ -32,6 +34,7 @@ pub(super) type SlotId = usize;
 pub(super) struct Accumulator {
     options: BuilderOptions,
     batch_size: usize,
+    /// How large a batch may grow while sending is behind: a broker takes a large one for hardly more than a small one.
     grown_batch: usize,
     max_record: usize,
     limit: usize,
@@ -104,7 +107,7 @@ pub(super) enum Waiting {
 
 impl Accumulator {
     pub(super) fn new(config: &ProducerConfig, seed: u64) -> Self {
-        let grown = if config.batch_size >= GROWING_FROM { GROWN_BATCH } else { 0 };
+        let grown = if config.batch_size >= GROWING_FROM { config.max_request_size } else { 0 };
         Self {
             options: BuilderOptions {
                 compression: config.compression_type,
@@ -113,7 +116,7 @@ impl Accumulator {
             },
             batch_size: config.batch_size,
             // A batch is no larger than a request, however far its partition is behind.
-            grown_batch: grown.min(config.max_request_size / 2).max(config.batch_size),
+            grown_batch: grown.saturating_sub(AROUND_BATCH).max(config.batch_size),
             max_record: config.max_request_size,
             limit: config.buffer_memory,
             used: 0,
@@ -205,11 +208,12 @@ impl Accumulator {
         self.last = index;
         let (id, sticky) = self.choose(index, partition, key, size)?;
 
+        let much = self.used > self.limit / BEHIND;
+        let behind = |slot: &Slot| much || !slot.closed.is_empty();
         let mut wake = false;
         let slot = &mut self.slots[id];
         let full = slot.open.as_ref().is_some_and(|open| {
-            let target = if slot.closed.is_empty() { self.batch_size } else { self.grown_batch };
-            open.builder.estimated_size() + size > target.max(self.batch_size)
+            open.builder.estimated_size() + size > if behind(slot) { self.grown_batch } else { self.batch_size }
         });
         if full {
             slot.close();
@@ -243,12 +247,12 @@ impl Accumulator {
         self.used += after - before;
         let ticket = Ticket { batch: Arc::clone(&open.state), index: appended as u32, timestamp };
         // As full as it gets: the driver may take it now.
-        if after >= if slot.closed.is_empty() { self.batch_size } else { self.grown_batch } {
+        if after >= if behind(slot) { self.grown_batch } else { self.batch_size } {
             slot.close();
             wake = true;
         }
         if sticky {
-            let growing = slot.open.is_some() && !slot.closed.is_empty();
+            let growing = slot.open.is_some() && behind(slot);
             let queue = &mut self.queues[index];
             if let Some((_, left)) = &mut queue.sticky {
                 *left = left.saturating_sub(after - before);
