@@ -15,6 +15,8 @@ pub mod alter_configs;
 pub mod alter_partition_reassignments;
 pub mod alter_user_scram_credentials;
 pub mod api_versions;
+pub mod begin_quorum_epoch;
+pub mod broker_registration;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
 pub mod consumer_protocol;
@@ -62,6 +64,7 @@ pub mod sasl_handshake;
 pub mod sync_group;
 pub mod txn_offset_commit;
 pub mod update_features;
+pub mod vote;
 pub mod write_txn_markers;
 
 pub use add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
@@ -71,6 +74,8 @@ pub use alter_configs::{AlterConfigsRequest, AlterConfigsResponse};
 pub use alter_partition_reassignments::{AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse};
 pub use alter_user_scram_credentials::{AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse};
 pub use api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+pub use begin_quorum_epoch::{BeginQuorumEpochRequest, BeginQuorumEpochResponse};
+pub use broker_registration::{BrokerRegistrationRequest, BrokerRegistrationResponse};
 pub use consumer_group_describe::{ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse};
 pub use consumer_group_heartbeat::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 pub use consumer_protocol::{ConsumerProtocolAssignment, ConsumerProtocolSubscription};
@@ -118,6 +123,7 @@ pub use sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
 pub use sync_group::{SyncGroupRequest, SyncGroupResponse};
 pub use txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 pub use update_features::{UpdateFeaturesRequest, UpdateFeaturesResponse};
+pub use vote::{VoteRequest, VoteResponse};
 pub use write_txn_markers::{WriteTxnMarkersRequest, WriteTxnMarkersResponse};
 
 use super::api::apis;
@@ -176,10 +182,13 @@ apis! {
     51 ALTER_USER_SCRAM_CREDENTIALS AlterUserScramCredentials(
         AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse
     ),
+    52 VOTE Vote(VoteRequest, VoteResponse),
+    53 BEGIN_QUORUM_EPOCH BeginQuorumEpoch(BeginQuorumEpochRequest, BeginQuorumEpochResponse),
     55 DESCRIBE_QUORUM DescribeQuorum(DescribeQuorumRequest, DescribeQuorumResponse),
     57 UPDATE_FEATURES UpdateFeatures(UpdateFeaturesRequest, UpdateFeaturesResponse),
     60 DESCRIBE_CLUSTER DescribeCluster(DescribeClusterRequest, DescribeClusterResponse),
     61 DESCRIBE_PRODUCERS DescribeProducers(DescribeProducersRequest, DescribeProducersResponse),
+    62 BROKER_REGISTRATION BrokerRegistration(BrokerRegistrationRequest, BrokerRegistrationResponse),
     65 DESCRIBE_TRANSACTIONS DescribeTransactions(DescribeTransactionsRequest, DescribeTransactionsResponse),
     66 LIST_TRANSACTIONS ListTransactions(ListTransactionsRequest, ListTransactionsResponse),
     68 CONSUMER_GROUP_HEARTBEAT ConsumerGroupHeartbeat(ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse),
