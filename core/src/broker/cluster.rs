@@ -26,6 +26,7 @@ use crate::protocol::messages::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use crate::protocol::{ErrorCode, Response};
+use crate::transport::Endpoint;
 
 /// Operations that a client without restrictions may do, as Kafka's bit sets.
 const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
@@ -35,6 +36,8 @@ const NOT_ASKED: i32 = i32::MIN;
 impl Broker {
     pub(super) fn metadata(&mut self, id: RequestId, context: &Context, request: MetadataRequest, now: Timestamp) {
         let operations = request.include_topic_authorized_operations;
+        let view = self.view(now);
+        let leader = view.leader;
         // Version 0 cannot say null: an empty list asks for all topics.
         let all = match &request.topics {
             None => true,
@@ -45,7 +48,7 @@ impl Broker {
         let mut room = self.config.max_partitions;
         if all {
             let names: Vec<Arc<str>> = self.topics.keys().cloned().collect();
-            topics.extend(names.iter().map(|name| self.describe_topic(name, operations)));
+            topics.extend(names.iter().map(|name| self.describe_topic(name, leader, operations)));
         } else {
             for asked in request.topics.unwrap_or_default() {
                 let name = match asked.name {
@@ -67,6 +70,7 @@ impl Broker {
                 if !self.topics.contains_key(name.as_str()) {
                     let allowed = self.config.auto_create_topics
                         && (context.version < 4 || request.allow_auto_topic_creation)
+                        && self.accepts_writes(now)
                         && name != METADATA_TOPIC;
                     error_code = if check_topic_name(&name).is_err() {
                         ErrorCode::INVALID_TOPIC_EXCEPTION
@@ -88,7 +92,7 @@ impl Broker {
                     };
                 }
                 topics.push(if error_code == ErrorCode::NONE {
-                    self.describe_topic(&name, operations)
+                    self.describe_topic(&name, leader, operations)
                 } else {
                     MetadataResponseTopic {
                         error_code,
@@ -99,15 +103,16 @@ impl Broker {
                 });
             }
         }
+        let broker = |(node_id, endpoint): (i32, Endpoint)| MetadataResponseBroker {
+            node_id,
+            host: endpoint.host,
+            port: i32::from(endpoint.port),
+            rack: None,
+        };
         let response = MetadataResponse {
-            brokers: vec![MetadataResponseBroker {
-                node_id: self.config.node_id,
-                host: self.config.advertised_host.clone(),
-                port: i32::from(self.config.advertised_port),
-                rack: None,
-            }],
+            brokers: view.brokers.into_iter().map(broker).collect(),
             cluster_id: Some(self.cluster_id.clone()),
-            controller_id: self.config.node_id,
+            controller_id: view.leader,
             topics,
             cluster_authorized_operations: if request.include_cluster_authorized_operations {
                 CLUSTER_OPERATIONS
@@ -123,7 +128,7 @@ impl Broker {
         }
     }
 
-    fn describe_topic(&self, name: &str, operations: bool) -> MetadataResponseTopic {
+    fn describe_topic(&self, name: &str, leader_id: i32, operations: bool) -> MetadataResponseTopic {
         let topic = &self.topics[name];
         let partitions = topic
             .partitions
@@ -133,7 +138,7 @@ impl Broker {
                 let (replicas, in_sync) = self.replicas_of(partition);
                 MetadataResponsePartition {
                     partition_index: partition.index,
-                    leader_id: self.config.node_id,
+                    leader_id,
                     leader_epoch: partition.leader_epoch,
                     replica_nodes: replicas,
                     isr_nodes: in_sync,
@@ -153,6 +158,9 @@ impl Broker {
 
     /// The nodes that hold a partition, and those of them that are in sync; the leader first.
     fn replicas_of(&self, partition: &Partition) -> (Vec<i32>, Vec<i32>) {
+        if let Some(known) = self.known_replicas(&partition.topic, partition.index) {
+            return known;
+        }
         let leader = std::iter::once(self.config.node_id);
         let others = |node: &i32| *node != self.config.node_id;
         (
@@ -161,7 +169,13 @@ impl Broker {
         )
     }
 
-    pub(super) fn describe_topic_partitions(&mut self, id: RequestId, request: DescribeTopicPartitionsRequest) {
+    pub(super) fn describe_topic_partitions(
+        &mut self,
+        id: RequestId,
+        request: DescribeTopicPartitionsRequest,
+        now: Timestamp,
+    ) {
+        let leader_id = self.view(now).leader;
         let mut names: Vec<String> = if request.topics.is_empty() {
             self.topics.keys().map(|name| name.to_string()).collect()
         } else {
@@ -201,7 +215,7 @@ impl Broker {
                 let (replica_nodes, isr_nodes) = self.replicas_of(partition);
                 DescribeTopicPartitionsResponsePartition {
                     partition_index: partition.index,
-                    leader_id: self.config.node_id,
+                    leader_id,
                     leader_epoch: partition.leader_epoch,
                     replica_nodes,
                     isr_nodes,
@@ -231,18 +245,29 @@ impl Broker {
         self.respond(id, Response::DescribeTopicPartitions(response));
     }
 
-    pub(super) fn find_coordinator(&mut self, id: RequestId, context: &Context, request: FindCoordinatorRequest) {
+    pub(super) fn find_coordinator(
+        &mut self,
+        id: RequestId,
+        context: &Context,
+        request: FindCoordinatorRequest,
+        now: Timestamp,
+    ) {
+        let coordinator = self.coordinator(now);
         // Types are group (0), transaction (1) and share group (2); this broker coordinates groups.
         let error_code = match request.key_type {
-            0 => ErrorCode::NONE,
-            1 => ErrorCode::COORDINATOR_NOT_AVAILABLE,
+            0 if coordinator.is_some() => ErrorCode::NONE,
+            0 | 1 => ErrorCode::COORDINATOR_NOT_AVAILABLE,
             _ => ErrorCode::INVALID_REQUEST,
         };
         let found = error_code == ErrorCode::NONE;
-        let node_id = if found { self.config.node_id } else { -1 };
-        let host = if found { self.config.advertised_host.clone() } else { String::new() };
-        let port = if found { i32::from(self.config.advertised_port) } else { -1 };
-        let error_message = (!found).then(|| "this broker coordinates consumer groups only".to_owned());
+        let (node_id, host, port) = match coordinator.filter(|_| found) {
+            Some((node_id, endpoint)) => (node_id, endpoint.host, i32::from(endpoint.port)),
+            None => (-1, String::new(), -1),
+        };
+        let error_message = (!found).then(|| match request.key_type {
+            0 => "the leader, which coordinates groups, does not answer".to_owned(),
+            _ => "this broker coordinates consumer groups only".to_owned(),
+        });
         let mut response = FindCoordinatorResponse::default();
         if context.version >= 4 {
             response.coordinators = request
@@ -267,17 +292,19 @@ impl Broker {
         self.respond(id, Response::FindCoordinator(response));
     }
 
-    pub(super) fn describe_cluster(&mut self, id: RequestId, request: DescribeClusterRequest) {
+    pub(super) fn describe_cluster(&mut self, id: RequestId, request: DescribeClusterRequest, now: Timestamp) {
+        let view = self.view(now);
+        let broker = |(broker_id, endpoint): (i32, Endpoint)| DescribeClusterBroker {
+            broker_id,
+            host: endpoint.host,
+            port: i32::from(endpoint.port),
+            ..DescribeClusterBroker::default()
+        };
         let response = DescribeClusterResponse {
             endpoint_type: request.endpoint_type,
             cluster_id: self.cluster_id.clone(),
-            controller_id: self.config.node_id,
-            brokers: vec![DescribeClusterBroker {
-                broker_id: self.config.node_id,
-                host: self.config.advertised_host.clone(),
-                port: i32::from(self.config.advertised_port),
-                ..DescribeClusterBroker::default()
-            }],
+            controller_id: view.leader,
+            brokers: view.brokers.into_iter().map(broker).collect(),
             cluster_authorized_operations: if request.include_cluster_authorized_operations {
                 CLUSTER_OPERATIONS
             } else {

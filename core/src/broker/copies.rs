@@ -12,7 +12,7 @@ use super::config::check_topic_value;
 use super::partition::PartitionId;
 use super::stored::{Change, StoredTopic};
 use super::topics::{check_topic_name, is_internal};
-use super::{Broker, RequestId};
+use super::{Broker, OFFSETS_TOPIC, RequestId};
 use crate::log::Checkpoints;
 use crate::record::Batch;
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -50,8 +50,13 @@ impl Broker {
     pub fn create_copy(&mut self, copy: &Copy, now: Timestamp) -> Result<()> {
         let name = copy.name.as_str();
         check_topic_name(name).map_err(|reason| Error::new(ErrorKind::Invalid, reason))?;
-        if is_internal(name) {
+        // The committed offsets of a cluster are its leader's, and only its members' to have.
+        let is_offsets = name == OFFSETS_TOPIC && self.is_following();
+        if is_internal(name) && !is_offsets {
             return Err(Error::new(ErrorKind::Invalid, format!("an internal topic cannot be a copy topic={name}")));
+        }
+        if is_offsets && self.topics.get(name).is_some_and(|topic| topic.id != copy.id) {
+            self.remove_topic(name, now)?;
         }
         if let Some(why) = self.offline.get(name) {
             return Err(Error::new(ErrorKind::Corrupt, why.clone()));
@@ -137,25 +142,31 @@ impl Broker {
     /// # Errors
     /// `NotFound` if there is no such topic; nothing is changed then, nor if the recovery points cannot be written.
     pub fn promote_copies(&mut self, names: &[String], now: Timestamp) -> Result<()> {
-        let mut changes = Vec::new();
+        let mut any = false;
+        for name in names {
+            any |= self.topics.get(name.as_str()).ok_or_else(|| not_found(name))?.copy;
+        }
+        if any {
+            self.take_the_lead(names, Vec::new(), now)?;
+            self.settle(now);
+        }
+        Ok(())
+    }
+
+    /// Begins a new term as the leader of `names`, which are there; `changes` are remembered with it.
+    pub(super) fn take_the_lead(&mut self, names: &[String], mut changes: Vec<Change>, now: Timestamp) -> Result<()> {
         let mut ids = Vec::new();
         for name in names {
-            let topic = self.topics.get(name.as_str()).ok_or_else(|| not_found(name))?;
-            if topic.copy {
-                let stored = StoredTopic { copy: false, ..topic.stored() };
-                changes.push(Change::set(format!("topic/{name}"), &stored)?);
-                ids.extend_from_slice(&topic.partitions);
-            }
-        }
-        if changes.is_empty() {
-            return Ok(());
+            let Some(topic) = self.topics.get(name.as_str()).filter(|topic| topic.copy) else { continue };
+            let stored = StoredTopic { copy: false, ..topic.stored() };
+            changes.push(Change::set(format!("topic/{name}"), &stored)?);
+            ids.extend_from_slice(&topic.partitions);
         }
         if self.device.is_durable() {
             // What was written of a copy may be above where it was cut since; of a topic it is believed.
             self.checkpoint_now()?;
         }
-        let latest = ids.iter().filter_map(|id| self.partition(*id).log.epochs().latest()).max().unwrap_or(-1);
-        let epoch = self.leader_epoch.max(latest).saturating_add(1);
+        let epoch = self.next_term();
         changes.push(Change::set("leader-epoch", &epoch)?);
         self.remember(changes, now)?;
         self.set_leader_epoch(epoch);
@@ -171,7 +182,6 @@ impl Broker {
             self.partition_mut(id).lift_limit();
             self.moved.insert(id);
         }
-        self.settle(now);
         Ok(())
     }
 

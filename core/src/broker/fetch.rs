@@ -517,7 +517,12 @@ impl Broker {
             for wanted in &topic.partitions {
                 let Some(id) = self.find(&topic.name, wanted.partition_index) else { continue };
                 let partition = self.partition(id);
-                if wanted.timestamp == LATEST && partition.in_sync_followers().is_empty() && !partition.is_failed() {
+                if wanted.timestamp == LATEST
+                    && request.replica_id != DEBUGGER
+                    && partition.in_sync_followers().is_empty()
+                    && !partition.is_limited()
+                    && !partition.is_failed()
+                {
                     waits.push((id, partition.log.end()));
                 }
             }
@@ -538,7 +543,9 @@ impl Broker {
                 partitions: topic
                     .partitions
                     .iter()
-                    .map(|wanted| self.list_offset(&topic.name, wanted, request.isolation_level == 1))
+                    .map(|wanted| {
+                        self.list_offset(&topic.name, wanted, request.isolation_level == 1, request.replica_id)
+                    })
                     .collect(),
             })
             .collect();
@@ -554,6 +561,7 @@ impl Broker {
         topic: &str,
         wanted: &ListOffsetsPartition,
         read_committed: bool,
+        replica_id: i32,
     ) -> ListOffsetsPartitionResponse {
         let mut answer = ListOffsetsPartitionResponse {
             partition_index: wanted.partition_index,
@@ -572,7 +580,12 @@ impl Broker {
             return answer;
         }
         let log = &partition.log;
-        let upto = if read_committed { partition.last_stable_offset() } else { partition.high_watermark() };
+        let upto = match replica_id {
+            // For those who compare logs: its end, whoever may read so far.
+            DEBUGGER => log.end(),
+            _ if read_committed => partition.last_stable_offset(),
+            _ => partition.high_watermark(),
+        };
         let found: Result<Option<(Timestamp, i64)>> = match wanted.timestamp {
             LATEST => Ok(Some((-1, upto))),
             EARLIEST | EARLIEST_LOCAL => Ok(Some((-1, log.start()))),
@@ -584,7 +597,9 @@ impl Broker {
             Ok(Some((timestamp, offset))) => {
                 answer.timestamp = timestamp;
                 answer.offset = offset;
-                answer.leader_epoch = if wanted.timestamp == LATEST {
+                answer.leader_epoch = if wanted.timestamp == LATEST && replica_id == DEBUGGER {
+                    log.epochs().latest().unwrap_or(-1)
+                } else if wanted.timestamp == LATEST {
                     partition.leader_epoch
                 } else {
                     log.epochs().epoch_at(offset).unwrap_or(-1)
@@ -647,6 +662,9 @@ impl Read {
         self.data.error_code != ErrorCode::NONE || self.data.diverging_epoch != EpochEndOffset::default()
     }
 }
+
+/// The replica id of who looks into logs without being a replica, as Kafka's own tools have it.
+const DEBUGGER: i32 = -2;
 
 /// ListOffsets' special timestamps.
 const LATEST: i64 = -1;

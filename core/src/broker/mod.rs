@@ -15,6 +15,7 @@ mod copies;
 mod directory;
 mod fetch;
 mod groups;
+mod leadership;
 mod partition;
 mod produce;
 mod served;
@@ -34,6 +35,8 @@ pub use copies::{Copy, CopyEnd};
 use directory::CheckpointWriter;
 pub use fetch::Reply;
 use groups::{ClientInfo, Effect, Groups, PersistId};
+use leadership::Leadership;
+pub use leadership::{KnownReplicas, Leader, LeadershipEvent, PARTIAL_LISTENER, Peer, STAND_BACK_MS, TERM};
 use partition::{Partition, PartitionId};
 pub use produce::Produce;
 pub use served::{Incoming, SERVED, serves};
@@ -173,6 +176,7 @@ pub struct Broker {
     offline: BTreeMap<String, String>,
     partitions: Vec<Option<Partition>>,
     metadata: PartitionId,
+    leadership: Leadership,
     groups: Groups,
     producer_ids: std::ops::Range<i64>,
     sessions: fetch::Sessions,
@@ -266,6 +270,8 @@ impl Broker {
         let leader_epoch = match last_epoch {
             None => log.epochs().latest().unwrap_or(0),
             Some(epoch) if clean => epoch,
+            // A follower's is its leader's.
+            Some(epoch) if stored.get::<Leader>("leader")?.is_some() => epoch,
             Some(epoch) => epoch.saturating_add(1),
         };
         let mut broker = Self {
@@ -277,6 +283,7 @@ impl Broker {
             offline: BTreeMap::new(),
             partitions: Vec::new(),
             metadata: PartitionId(0),
+            leadership: Leadership::default(),
             groups: Groups::new(config.groups.clone(), seed ^ 0x9e37_79b9_7f4a_7c15),
             producer_ids: 0..0,
             sessions: fetch::Sessions::new(config.max_fetch_sessions),
@@ -310,7 +317,9 @@ impl Broker {
             broker.recovered.push((metadata_dir.clone(), recovery));
         }
         let synced_end = if clean { log.end() } else { log.start() };
-        let partition = Partition::new(METADATA_TOPIC.into(), 0, log, leader_epoch, waits_for_sync, synced_end);
+        // This broker alone writes it, whoever leads.
+        let own_epoch = leader_epoch.max(log.epochs().latest().unwrap_or(0));
+        let partition = Partition::new(METADATA_TOPIC.into(), 0, log, own_epoch, waits_for_sync, synced_end);
         broker.partitions.push(Some(partition));
 
         let mut changes = Vec::new();
@@ -340,7 +349,11 @@ impl Broker {
         broker.producer_ids = broker.stored.get::<i64>("producer-ids")?.map_or(0..0, |next| next..next);
         broker.open_topics(&dirs, clean, now)?;
         // Logs that were copied in may have seen more leaders than this broker has.
-        let latest = broker.partitions.iter().flatten().filter_map(|partition| partition.log.epochs().latest()).max();
+        let copied = |at: &usize| PartitionId(*at) != broker.metadata;
+        let latest = (0..broker.partitions.len())
+            .filter(copied)
+            .filter_map(|at| broker.partitions[at].as_ref()?.log.epochs().latest())
+            .max();
         if let Some(latest) = latest.filter(|latest| *latest > broker.leader_epoch) {
             broker.remember(vec![Change::set("leader-epoch", &latest)?], now)?;
             broker.set_leader_epoch(latest);
@@ -349,6 +362,7 @@ impl Broker {
         for at in 0..broker.partitions.len() {
             broker.pass_producer_ids(PartitionId(at));
         }
+        broker.recall_peers()?;
         broker.replay_groups(now)?;
         // What a process that was killed has left unsynced is synced at once.
         broker.moved.extend((0..broker.partitions.len()).map(PartitionId));
@@ -383,9 +397,23 @@ impl Broker {
         self.config.advertised_port = port;
     }
 
-    /// Has this number from now on.
-    pub fn renumber(&mut self, node_id: i32) {
+    /// Has the number `given` from now on, or else the one that it had before, that of its configuration if that has one,
+    /// or `new`; which it is. Before anybody knows it by another.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn take_node_id(&mut self, given: Option<i32>, new: i32, now: Timestamp) -> Result<i32> {
+        let configured = Some(self.config.node_id).filter(|node_id| *node_id != 0);
+        let node_id = match given.or(configured) {
+            Some(node_id) => node_id,
+            None => self.stored.get("node-id")?.unwrap_or(new),
+        };
         self.config.node_id = node_id;
+        if node_id != 0 || self.stored.get::<i32>("node-id")?.is_some() {
+            self.remember(vec![Change::set("node-id", &node_id)?], now)?;
+            self.settle(now);
+        }
+        Ok(node_id)
     }
 
     /// Takes a request; its answer, if it gets one, comes by [`Self::poll_response`] under the same id.
@@ -400,9 +428,19 @@ impl Broker {
             }
             Incoming::Other(request) => request,
         };
+        if let Some(request) = self.forward(id, context, request, now) {
+            self.answer(id, context, request, now);
+        }
+        self.settle(now);
+    }
+
+    fn answer(&mut self, id: RequestId, context: &Context, request: Request, now: Timestamp) {
         match request {
             Request::Fetch(request) => self.fetch(id, context, request, now),
             Request::ListOffsets(request) => self.list_offsets(id, request, context.version),
+            request if !self.accepts_writes(now) && leadership::changes_cluster(&request) => {
+                self.respond(id, leadership::refused(&request));
+            }
             Request::Metadata(request) => self.metadata(id, context, request, now),
             Request::CreateTopics(request) => self.create_topics(id, context, request, now),
             Request::DeleteTopics(request) => self.delete_topics(id, request, now),
@@ -413,11 +451,11 @@ impl Broker {
             Request::DeleteRecords(request) => self.delete_records(id, request, now),
             Request::OffsetForLeaderEpoch(request) => self.offset_for_leader_epoch(id, request),
             Request::InitProducerId(request) => self.init_producer_id(id, request, now),
-            Request::FindCoordinator(request) => self.find_coordinator(id, context, request),
-            Request::DescribeCluster(request) => self.describe_cluster(id, request),
+            Request::FindCoordinator(request) => self.find_coordinator(id, context, request, now),
+            Request::DescribeCluster(request) => self.describe_cluster(id, request, now),
             Request::DescribeLogDirs(request) => self.describe_log_dirs(id, request),
             Request::DescribeProducers(request) => self.describe_producers(id, request),
-            Request::DescribeTopicPartitions(request) => self.describe_topic_partitions(id, request),
+            Request::DescribeTopicPartitions(request) => self.describe_topic_partitions(id, request, now),
             Request::ListPartitionReassignments(_) => {
                 self.respond(id, Response::ListPartitionReassignments(ListPartitionReassignmentsResponse::default()));
             }
@@ -439,13 +477,16 @@ impl Broker {
             | Request::ListGroups(_)
             | Request::DescribeGroups(_)
             | Request::DeleteGroups(_)) => self.group_request(id, context, request, now),
+            Request::ElectLeaders(request) => self.elect_leaders(id, request, now),
+            Request::Vote(request) => self.vote(id, request, now),
+            Request::BeginQuorumEpoch(request) => self.begin_quorum_epoch(id, request, now),
+            Request::BrokerRegistration(request) => self.register_broker(id, request, now),
             Request::ApiVersions(_) => {
                 let response = ApiVersionsResponse { api_keys: advertised(SERVED), ..ApiVersionsResponse::default() };
                 self.respond(id, Response::ApiVersions(response));
             }
             request => log::error!("a request that is not served was handed in api={}", request.api_key()),
         }
-        self.settle(now);
     }
 
     /// Takes the outcome of a task.
@@ -520,7 +561,7 @@ impl Broker {
                         partition.stop_waiting(*offset, row);
                     }
                 }
-                self.expire(deferred);
+                self.expire(deferred, ErrorCode::REQUEST_TIMED_OUT, produce::NOT_IN_TIME);
             }
         }
         self.groups.handle_timeout(now);
@@ -608,7 +649,7 @@ impl Broker {
         self.settle(now);
         self.closed = true;
         for (_, deferred) in std::mem::take(&mut self.deferred) {
-            self.expire(deferred);
+            self.expire(deferred, ErrorCode::REQUEST_TIMED_OUT, produce::NOT_IN_TIME);
         }
         if let Some(error) = failed {
             return Err(error);
@@ -629,8 +670,12 @@ impl Broker {
     /// Leads from now on under `epoch`, which is recorded.
     fn set_leader_epoch(&mut self, epoch: i32) {
         self.leader_epoch = epoch;
-        for partition in self.partitions.iter_mut().flatten() {
-            partition.leader_epoch = epoch;
+        let metadata = self.metadata;
+        for (at, partition) in self.partitions.iter_mut().enumerate() {
+            let Some(partition) = partition else { continue };
+            // The epochs of a log do not go back, and this one's are nobody else's.
+            partition.leader_epoch =
+                if PartitionId(at) == metadata { partition.leader_epoch.max(epoch) } else { epoch };
         }
     }
 
@@ -756,10 +801,10 @@ impl Broker {
     }
 
     /// A deferred row ran out of time, or what it waits for will not come.
-    fn expire(&mut self, deferred: Deferred) {
+    fn expire(&mut self, deferred: Deferred, code: ErrorCode, message: &str) {
         match deferred.then {
             Then::Produce(mut pending) => {
-                pending.expire(&deferred.waits);
+                pending.expire(&deferred.waits, code, message);
                 self.respond(pending.id, Response::Produce(pending.response));
             }
             Then::Persisted(id) => self.persisted.push((id, Err(ErrorCode::KAFKA_STORAGE_ERROR))),
@@ -774,6 +819,11 @@ impl Broker {
     }
 
     fn fail_waits(&mut self, id: PartitionId) {
+        self.refuse_waits(id, ErrorCode::REQUEST_TIMED_OUT, produce::NOT_IN_TIME);
+    }
+
+    /// Answers all who wait for the partition's high watermark: producers with `code`.
+    fn refuse_waits(&mut self, id: PartitionId, code: ErrorCode, message: &str) {
         for row in self.partition_mut(id).take_waits() {
             if let Some(deferred) = self.deferred.remove(&row) {
                 if let Some(deadline) = deferred.deadline {
@@ -784,7 +834,7 @@ impl Broker {
                         other.stop_waiting(*offset, row);
                     }
                 }
-                self.expire(deferred);
+                self.expire(deferred, code, message);
             }
         }
     }
@@ -849,6 +899,9 @@ impl Broker {
     }
 
     fn group_request(&mut self, id: RequestId, context: &Context, request: Request, now: Timestamp) {
+        if !self.accepts_writes(now) {
+            return self.respond(id, groups::refused(&request, context.version));
+        }
         let client = ClientInfo { client_id: context.client_id.to_string(), host: context.host.to_string() };
         let topics = &self.topics;
         let exists = |topic: &str, partition: i32| {

@@ -216,6 +216,17 @@ impl Partition {
             .min()
     }
 
+    /// Whether its source says how far it may be read.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Another broker leads: nobody follows this one any more.
+    pub(crate) fn drop_followers(&mut self) {
+        self.followers.clear();
+        self.in_sync.clear();
+    }
+
     /// Makes it a copy, whose readers see nothing above `limit`.
     pub(crate) fn set_limit(&mut self, limit: i64) {
         self.limit = Some(limit);

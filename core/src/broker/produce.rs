@@ -30,8 +30,12 @@ struct Produced {
     facts: Checked,
 }
 
-/// Ids up to here are given out; a larger one was invented by whoever wrote under it, and there is no passing it.
-const MAX_PRODUCER_ID: i64 = 1 << 62;
+/// How many producer ids a node has: each gives out its own, so that a leader and the one that comes after it give nobody
+/// the same. Those of node 0 begin at 0.
+const PRODUCER_IDS: i64 = 1 << 30;
+
+/// What a producer is told whose record was not acknowledged in time.
+pub(super) const NOT_IN_TIME: &str = "written here, but not on all in-sync replicas in time";
 
 /// A Kafka code and what to say with it.
 type Refusal = (ErrorCode, String);
@@ -84,12 +88,11 @@ struct Place {
 }
 
 impl Pending {
-    /// Marks what still waits as timed out.
-    pub(super) fn expire(&mut self, waits: &BTreeSet<(PartitionId, i64)>) {
+    /// Refuses what still waits.
+    pub(super) fn expire(&mut self, waits: &BTreeSet<(PartitionId, i64)>, code: ErrorCode, message: &str) {
         for place in &self.places {
             if waits.contains(&(place.partition, place.end)) {
-                let message = "written here, but not on all in-sync replicas in time".to_owned();
-                place.refuse(&mut self.response, ErrorCode::REQUEST_TIMED_OUT, message);
+                place.refuse(&mut self.response, code, message.to_owned());
             }
         }
     }
@@ -206,7 +209,7 @@ impl Broker {
             let message = format!("clients do not write to an internal topic topic={topic_name}");
             return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, message));
         }
-        if topic.copy {
+        if topic.copy || !self.accepts_writes(now) {
             let message = format!("the topic is a copy here, produce to its leader topic={topic_name}");
             return Err((ErrorCode::NOT_LEADER_OR_FOLLOWER, message));
         }
@@ -312,16 +315,31 @@ impl Broker {
     /// Lets the next producer id be above all that have written to a partition.
     pub(super) fn pass_producer_ids(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions[id.0].as_ref() else { return };
+        // An id of another node's will not be given out here.
+        let own = self.own_producer_ids();
         let ids = partition.log.producers().iter().map(|(id, _)| id);
-        if let Some(largest) = ids.filter(|id| *id < MAX_PRODUCER_ID).max() {
+        if let Some(largest) = ids.filter(|id| own.contains(id)).max() {
             self.producer_ids.start = self.producer_ids.start.max(largest + 1);
         }
     }
 
+    fn own_producer_ids(&self) -> std::ops::Range<i64> {
+        let first = i64::from(self.config.node_id) * PRODUCER_IDS;
+        first..first + PRODUCER_IDS
+    }
+
     fn next_producer_id(&mut self, now: Timestamp) -> Result<i64> {
+        let own = self.own_producer_ids();
+        if !own.contains(&self.producer_ids.start) && self.producer_ids.start != own.end {
+            // The node had another number.
+            self.producer_ids = own.start..own.start;
+            for at in 0..self.partitions.len() {
+                self.pass_producer_ids(PartitionId(at));
+            }
+        }
         if self.producer_ids.is_empty() {
             let start = self.producer_ids.start;
-            let end = start.saturating_add(PRODUCER_ID_BLOCK).min(MAX_PRODUCER_ID);
+            let end = start.saturating_add(PRODUCER_ID_BLOCK).min(own.end);
             if start >= end {
                 return Err(Error::new(ErrorKind::Internal, "there are no producer ids left"));
             }

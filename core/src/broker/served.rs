@@ -34,11 +34,15 @@ pub const SERVED: &[Served] = &[
     (ApiKey::DESCRIBE_LOG_DIRS, 1, 4),
     (ApiKey::CREATE_PARTITIONS, 0, 3),
     (ApiKey::DELETE_GROUPS, 0, 2),
+    (ApiKey::ELECT_LEADERS, 0, 2),
     (ApiKey::INCREMENTAL_ALTER_CONFIGS, 0, 1),
     (ApiKey::LIST_PARTITION_REASSIGNMENTS, 0, 0),
     (ApiKey::OFFSET_DELETE, 0, 0),
+    (ApiKey::VOTE, 0, 2),
+    (ApiKey::BEGIN_QUORUM_EPOCH, 1, 1),
     (ApiKey::DESCRIBE_CLUSTER, 0, 1),
     (ApiKey::DESCRIBE_PRODUCERS, 0, 0),
+    (ApiKey::BROKER_REGISTRATION, 0, 4),
     (ApiKey::DESCRIBE_TOPIC_PARTITIONS, 0, 0),
 ];
 

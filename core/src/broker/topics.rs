@@ -43,10 +43,11 @@ impl Topic {
         TopicConfig { own: &self.configs, broker: defaults }
     }
 
-    /// How its logs are kept. A copy removes nothing by age, size or key: its source does, and the copy follows.
+    /// How its logs are kept. A copy removes nothing by age, size or key: its source does, and the copy follows. That of
+    /// committed offsets is nobody's but the brokers', and compacted where it is.
     pub(super) fn log_config(&self, defaults: &BTreeMap<String, String>) -> LogConfig {
         let config = self.config(defaults).log_config();
-        if !self.copy {
+        if !self.copy || self.internal {
             return config;
         }
         LogConfig { retention_ms: None, retention_bytes: None, compacts: false, ..config }
@@ -488,7 +489,7 @@ impl Broker {
         if found.internal || !config.log_config().deletes {
             return Err(ErrorCode::POLICY_VIOLATION);
         }
-        if found.copy {
+        if found.copy || !self.accepts_writes(now) {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         let topic_id = found.id;

@@ -172,6 +172,28 @@ struct Inner {
     config: ClientConfig,
     chance: Chance,
     cluster: Mutex<Arc<Cluster>>,
+    reach: Reach,
+}
+
+/// Which brokers a client calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    #[default]
+    Any,
+    /// All others: it is this one's own client.
+    Except(Endpoint),
+    /// This one, whatever it says of others.
+    Only(Endpoint),
+}
+
+impl Reach {
+    fn holds(&self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Except(own) => endpoint != own,
+            Self::Only(only) => endpoint == only,
+        }
+    }
 }
 
 impl fmt::Debug for Client {
@@ -202,8 +224,22 @@ impl Client {
     /// A client that has not called anybody yet.
     pub fn new(transport: Arc<dyn Transport>, clock: Arc<dyn Clock>, config: ClientConfig) -> Self {
         let seed = config.seed.unwrap_or_else(|| clock.now() as u64 ^ (clock.monotonic().as_nanos() as u64) << 20);
-        let inner = Inner { clock, config, chance: Chance::new(seed), cluster: Mutex::default() };
+        let inner = Inner { clock, config, chance: Chance::new(seed), cluster: Mutex::default(), reach: Reach::Any };
         Self { transport, inner: Arc::new(inner) }
+    }
+
+    /// A client of those brokers that are within `reach`; it knows nothing of the cluster yet.
+    #[must_use]
+    pub(crate) fn within_reach(&self, reach: Reach) -> Self {
+        let Inner { clock, config, chance, .. } = &*self.inner;
+        let inner = Inner {
+            clock: Arc::clone(clock),
+            config: config.clone(),
+            chance: Chance::new(chance.next()),
+            cluster: Mutex::default(),
+            reach,
+        };
+        Self { transport: Arc::clone(&self.transport), inner: Arc::new(inner) }
     }
 
     /// The same client over connections of its own, for requests that wait at the broker.
@@ -334,6 +370,10 @@ impl Client {
 
     /// Calls the broker at `endpoint`, once.
     pub async fn call_endpoint<R: RequestMessage>(&self, endpoint: &Endpoint, request: R) -> Result<R::Response> {
+        if !self.inner.reach.holds(endpoint) {
+            let message = format!("that is not the broker to be asked broker={endpoint}");
+            return Err(Error::new(ErrorKind::Retriable, message));
+        }
         let response = self.transport.call(endpoint, request.into()).await?;
         let api = R::API_KEY;
         R::Response::try_from(response).map_err(|other| {
@@ -362,6 +402,7 @@ impl Client {
                 candidates.push(endpoint);
             }
         }
+        candidates.retain(|endpoint| self.inner.reach.holds(endpoint));
         candidates
     }
 

@@ -4,6 +4,7 @@ pub mod cli;
 mod embedded;
 pub mod files;
 mod network;
+mod node;
 pub mod objects;
 pub mod pipe;
 pub mod properties;
@@ -16,6 +17,7 @@ mod objects_tests;
 
 pub use self::embedded::{LocalBroker, Location};
 pub use self::network::{TcpConnector, TcpOptions};
+pub use self::node::{Node, NodeOptions};
 pub use self::runtime::{Runtime, SystemClock};
 pub use self::server::{Server, ServerOptions, serve};
 pub use self::tls::TlsOptions;

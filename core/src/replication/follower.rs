@@ -404,13 +404,14 @@ impl Shared {
     async fn check_leader(&self) -> Result<()> {
         let client = self.source.client();
         let cluster = client.retry(PATIENCE, || client.refresh_with(Topics::None, false)).await?;
-        if let Some(id) = self.options.replica_id.filter(|id| cluster.brokers.contains_key(id)) {
+        // A leader lists its followers, too.
+        if let Some(id) = self.options.replica_id.filter(|id| cluster.controller_id == Some(*id)) {
             let message =
                 format!("the leader has this follower's node id, give the follower one of its own node_id={id}");
             return Err(Error::new(ErrorKind::Fenced, message));
         }
         if self.options.replica_id.is_some() && self.state().cluster_id.is_none() {
-            self.check_takes_followers(cluster.brokers.keys().next().copied()).await?;
+            self.check_takes_followers(cluster.controller_id).await?;
         }
         let mut state = self.state();
         match (&state.cluster_id, &cluster.cluster_id) {

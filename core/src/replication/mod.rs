@@ -12,6 +12,8 @@ mod cluster;
 mod embedded;
 mod follower;
 mod logs;
+mod member;
+mod promotion;
 mod selection;
 
 #[cfg(test)]
@@ -35,6 +37,8 @@ pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
 pub use follower::{Follower, FollowerOptions, PartitionStatus, replicate};
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
+pub use member::{Connect, Member, MemberOptions, Role};
+pub use promotion::{NodeState, PartitionState, Survey, promote, survey};
 pub use selection::Selection;
 
 /// A topic as its source describes it: what it takes to create it elsewhere.

@@ -15,6 +15,8 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     choices: Vec<Choice>,
+    /// Names that are chosen whatever the choices say.
+    also: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +37,14 @@ impl Selection {
     /// `Invalid` if one is empty or not a regular expression.
     pub fn new<I: IntoIterator<Item = S>, S: AsRef<str>>(choices: I) -> Result<Self> {
         let choices = choices.into_iter().map(|choice| Choice::parse(choice.as_ref().trim())).collect::<Result<_>>()?;
-        Ok(Self { choices })
+        Ok(Self { choices, also: Vec::new() })
+    }
+
+    /// The same, and `name`, which need not be there.
+    #[must_use]
+    pub(super) fn also(mut self, name: &str) -> Self {
+        self.also.push(name.to_owned());
+        self
     }
 
     /// Whether it chooses everything.
@@ -45,6 +54,9 @@ impl Selection {
 
     /// Whether it chooses `name`.
     pub fn matches(&self, name: &str) -> bool {
+        if self.also.iter().any(|also| also == name) {
+            return true;
+        }
         let is_internal = name.starts_with("__");
         if self.choices.is_empty() {
             return !is_internal;

@@ -12,12 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::channel::oneshot;
+use futures::channel::{mpsc, oneshot};
 use futures::future::{self, BoxFuture, Either};
 use futures::task::AtomicWaker;
 
 use super::{Endpoint, Transport};
-use crate::broker::{Broker, BrokerConfig, Context, Incoming, Reply, RequestId, Task, serves};
+use crate::broker::{Broker, BrokerConfig, Context, Incoming, LeadershipEvent, Reply, RequestId, Task, serves};
 use crate::clock::Clock;
 use crate::protocol::messages::ProduceResponse;
 use crate::protocol::{Request, Response, Versions};
@@ -65,6 +65,8 @@ struct State {
     /// How many tasks were handed to the runner and have not ended.
     running: usize,
     next_id: u64,
+    /// Who follows up on changes of leadership.
+    leadership: Option<mpsc::UnboundedSender<LeadershipEvent>>,
     /// When the driver wakes by itself.
     next_timeout: Option<i64>,
 }
@@ -89,7 +91,14 @@ impl Embedded {
     ) -> Result<Self> {
         let max_decompressed_bytes = config.max_decompressed_bytes;
         let broker = Broker::open(device, config, clock.now(), seed)?;
-        let state = State { broker: Some(broker), waiting: HashMap::new(), running: 0, next_id: 0, next_timeout: None };
+        let state = State {
+            broker: Some(broker),
+            waiting: HashMap::new(),
+            running: 0,
+            next_id: 0,
+            leadership: None,
+            next_timeout: None,
+        };
         let embedded = Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
@@ -159,7 +168,7 @@ impl Embedded {
         };
         broker.handle_request(id, context, incoming, now);
         let mut own = None;
-        let tasks = state.drain(Some((id, &mut own)));
+        let tasks = state.drain(Some((id, &mut own)), now);
         let answer = match own {
             Some(reply) => Either::Left(Some(Ok(reply))),
             None => {
@@ -182,7 +191,7 @@ impl Embedded {
         let now = self.shared.clock.now();
         let mut state = self.lock();
         let result = act(state.broker.as_mut().ok_or_else(closed)?, now);
-        let tasks = state.drain(None);
+        let tasks = state.drain(None, now);
         let alarm = state.comes_sooner();
         drop(state);
         self.after(tasks, alarm);
@@ -201,11 +210,18 @@ impl Embedded {
         let asked = ask(state.broker.as_mut().ok_or_else(closed)?, id, now)?;
         let (sender, receiver) = oneshot::channel();
         state.waiting.insert(id, sender);
-        let tasks = state.drain(None);
+        let tasks = state.drain(None, now);
         let alarm = state.comes_sooner();
         drop(state);
         self.after(tasks, alarm);
         Ok((asked, Call(Either::Right(receiver)).response()))
+    }
+
+    /// The changes of leadership from now on, for the one who follows up on them: who asked before gets no more.
+    pub(crate) fn leadership(&self) -> mpsc::UnboundedReceiver<LeadershipEvent> {
+        let (sender, receiver) = mpsc::unbounded();
+        self.lock().leadership = Some(sender);
+        receiver
     }
 
     /// Tells clients from now on to connect to `host` and `port`.
@@ -214,14 +230,6 @@ impl Embedded {
     /// `Closed` if the broker is.
     pub fn advertise(&self, host: &str, port: u16) -> Result<()> {
         self.with(|broker, _| broker.advertise(host, port))
-    }
-
-    /// Gives the broker the number `node_id`; before anybody knows it by another.
-    ///
-    /// # Errors
-    /// `Closed` if the broker is.
-    pub fn renumber(&self, node_id: i32) -> Result<()> {
-        self.with(|broker, _| broker.renumber(node_id))
     }
 
     /// The cluster's id.
@@ -253,10 +261,11 @@ impl Embedded {
         if let Some(broker) = &mut state.broker {
             result = broker.close(self.shared.clock.now());
             // Tasks that are left would sync or remove what is closed by now; the next start takes up what they leave.
-            let left = state.drain(None).len();
+            let left = state.drain(None, self.shared.clock.now()).len();
             state.running -= left;
             state.broker = None;
             state.waiting.clear();
+            state.leadership = None;
         }
         while state.running > 0 {
             state = self.shared.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -316,8 +325,20 @@ impl Drop for Running {
 impl State {
     /// Sends out every answer, but gives the one for `own` back; returns the tasks, which
     /// count as running.
-    fn drain(&mut self, mut own: Option<(RequestId, &mut Option<Reply>)>) -> Vec<Task> {
+    fn drain(&mut self, mut own: Option<(RequestId, &mut Option<Reply>)>, now: i64) -> Vec<Task> {
         let Some(broker) = &mut self.broker else { return Vec::new() };
+        while let Some(event) = broker.poll_leadership() {
+            let told =
+                self.leadership.as_ref().is_some_and(|leadership| leadership.unbounded_send(event.clone()).is_ok());
+            match event {
+                LeadershipEvent::Forward(id, _) if !told => broker.finish_forwarded(id, None, now),
+                LeadershipEvent::Asked(id) if !told => {
+                    let error = Error::new(ErrorKind::Retriable, "nothing follows the leader now");
+                    broker.finish_election(id, Err(error), now);
+                }
+                _ => {}
+            }
+        }
         while let Some((id, reply)) = broker.poll_response() {
             match &mut own {
                 Some((wanted, slot)) if *wanted == id => **slot = Some(reply),

@@ -256,6 +256,27 @@ impl Groups {
         self.fail_unwritable(now);
     }
 
+    /// Another broker coordinates: who waits is told so, and nothing is remembered.
+    pub(crate) fn stand_down(&mut self) {
+        const WHY: ErrorCode = ErrorCode::NOT_COORDINATOR;
+        for group in self.groups.values_mut() {
+            for (id, member) in &mut group.members {
+                if let Some(waiter) = member.join.take() {
+                    self.out.respond(waiter.request, membership::refused_join(WHY, id, waiter.version));
+                }
+                if let Some(waiter) = member.sync.take() {
+                    self.out.respond(waiter.request, membership::refused_sync(WHY));
+                }
+            }
+        }
+        self.out.effects.retain(|effect| matches!(effect, Effect::Respond(..)));
+        self.groups.clear();
+        self.deletions.clear();
+        self.out.alarms = Alarms::default();
+        self.out.writers.clear();
+        self.out.unwritable.clear();
+    }
+
     /// A topic was deleted: its offsets go, too.
     pub(crate) fn topic_deleted(&mut self, topic: &str) {
         for group in self.groups.values_mut() {
@@ -523,6 +544,66 @@ impl Groups {
             self.out.alarms.set(&mut group.retention_check, &group.name, Alarm::Retention, None);
             self.groups.remove(name);
         }
+    }
+}
+
+/// The answer to a request that another broker has to be asked: the coordinator is elsewhere.
+pub(crate) fn refused(request: &Request, version: i16) -> Response {
+    const WHY: ErrorCode = ErrorCode::NOT_COORDINATOR;
+    match request {
+        Request::JoinGroup(request) => membership::refused_join(WHY, &request.member_id, version).into(),
+        Request::SyncGroup(_) => membership::refused_sync(WHY).into(),
+        Request::Heartbeat(_) => HeartbeatResponse { error_code: WHY, ..Default::default() }.into(),
+        Request::LeaveGroup(_) => LeaveGroupResponse { error_code: WHY, ..Default::default() }.into(),
+        Request::OffsetCommit(request) => offsets::refused_commit(request, WHY).into(),
+        Request::OffsetDelete(_) => OffsetDeleteResponse { error_code: WHY, ..Default::default() }.into(),
+        // Each broker lists its own, and here there are none.
+        Request::ListGroups(_) => ListGroupsResponse::default().into(),
+        Request::DescribeGroups(request) => {
+            let described = |group: &String| DescribedGroup {
+                error_code: WHY,
+                group_id: group.clone(),
+                ..DescribedGroup::default()
+            };
+            let groups = request.groups.iter().map(described).collect();
+            DescribeGroupsResponse { groups, ..Default::default() }.into()
+        }
+        Request::DeleteGroups(request) => {
+            let deleted = |group: &String| DeletableGroupResult {
+                group_id: group.clone(),
+                error_code: WHY,
+                ..DeletableGroupResult::default()
+            };
+            let results = request.groups_names.iter().map(deleted).collect();
+            DeleteGroupsResponse { results, ..Default::default() }.into()
+        }
+        Request::OffsetFetch(request) => {
+            let groups = request.groups.iter().map(|group| OffsetFetchResponseGroup {
+                group_id: group.group_id.clone(),
+                error_code: WHY,
+                ..OffsetFetchResponseGroup::default()
+            });
+            let mut answer = OffsetFetchResponse { groups: groups.collect(), ..OffsetFetchResponse::default() };
+            if version < 8 {
+                // Version 1 has it on each partition, the others once.
+                answer.error_code = if version >= 2 { WHY } else { ErrorCode::NONE };
+                let partition = |index: &i32| OffsetFetchResponsePartition {
+                    partition_index: *index,
+                    committed_offset: -1,
+                    committed_leader_epoch: -1,
+                    error_code: WHY,
+                    ..OffsetFetchResponsePartition::default()
+                };
+                answer.topics = (request.topics.iter().flatten())
+                    .map(|topic| OffsetFetchResponseTopic {
+                        name: topic.name.clone(),
+                        partitions: topic.partition_indexes.iter().map(partition).collect(),
+                    })
+                    .collect();
+            }
+            answer.into()
+        }
+        other => unreachable!("not a request to the group coordinator: {}", other.api_key()),
     }
 }
 

@@ -14,9 +14,6 @@ use crate::native::{LocalBroker, Location, Runtime, properties};
 use crate::transport::Embedded;
 use crate::{Error, ErrorKind, Result};
 
-/// The longest pause before a leader that is away is looked for again.
-const RECONNECT_BACKOFF_MAX_MS: i64 = 1_000;
-
 /// Options of whatever speaks to a cluster.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ConnectionArgs {
@@ -50,18 +47,9 @@ impl ConnectionArgs {
         Ok(options)
     }
 
-    /// A client of the cluster at `address`, which is `[kafka://]HOST:PORT[,…]`, that looks for it again soon where it is away.
-    pub(super) fn client(&self, runtime: &Runtime, address: &str) -> Result<Client> {
-        let Place::Cluster(servers) = Place::parse(address)? else {
-            let message = format!("the address of a cluster is HOST:PORT or kafka://HOST:PORT[,…] given={address}");
-            return Err(Error::new(ErrorKind::Invalid, message));
-        };
-        let mut options = self.options()?;
-        options.set("bootstrap_servers", servers);
-        if options.value("reconnect_backoff_max_ms").is_none() {
-            options.set("reconnect_backoff_max_ms", RECONNECT_BACKOFF_MAX_MS);
-        }
-        Ok(runtime.client(ClientConfig::from_options(&own_options(&options, &[]))?))
+    /// The options that all clients share.
+    pub(super) fn client_options(&self) -> Result<Options> {
+        Ok(own_options(&self.options()?, &[]))
     }
 }
 

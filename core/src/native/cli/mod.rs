@@ -9,6 +9,7 @@ mod copies;
 mod demo;
 mod groups;
 mod position;
+mod promote;
 mod records;
 mod replicate;
 mod serve;
@@ -66,6 +67,8 @@ enum Command {
     Groups(groups::Groups),
     /// Copy topics into a local log, at the same offsets: all at first, what is new after
     Replicate(replicate::Replicate),
+    /// Make a follower the leader
+    Promote(promote::Promote),
     /// Back topics up into a repository: all at first, what is new after
     Backup(copies::Backup),
     /// Restore a snapshot to a local log, at the same offsets
@@ -151,6 +154,7 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program
         Command::Consume(command) => command.run(output),
         Command::Groups(command) => command.run(output),
         Command::Replicate(command) => command.run(output),
+        Command::Promote(command) => command.run(output),
         Command::Backup(command) => command.run(output),
         Command::Restore(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),

@@ -15,7 +15,8 @@ use super::{Output, table, wait_for_signal};
 use crate::Result;
 use crate::native::pipe::{check_apart, start_over};
 use crate::replication::{
-    ClusterSource, CopyOptions, Follower, FollowerOptions, Parting, PartitionCopied, Selection, Source, replicate,
+    ClusterSource, CopyOptions, Follower, FollowerOptions, Member, Parting, PartitionCopied, Role, Selection, Source,
+    replicate,
 };
 use crate::transport::Embedded;
 
@@ -93,7 +94,7 @@ async fn follow(source: ClusterSource, logs: &Embedded, selection: Selection, ou
     let begun = Instant::now();
     let ended = tokio::select! {
         ended = driver => ended,
-        never = watch(&follower, output) => never,
+        never = watch(|| Following::of(&follower), output) => never,
         asked = wait_for_signal() => asked,
     };
     ended?;
@@ -115,6 +116,8 @@ pub(super) struct Following {
     bytes: u64,
     lag: u64,
     error: Option<String>,
+    leads: bool,
+    in_sync: Option<usize>,
 }
 
 impl Following {
@@ -133,12 +136,28 @@ impl Following {
         all
     }
 
+    /// Of a broker that leads there is nothing to tell but that.
+    pub(super) fn of_member(member: &Member) -> Self {
+        let mut all = match member.follower() {
+            Some(follower) => Self::of(&follower),
+            None => Self { leads: member.role().is_ok_and(|role| role == Role::Leader), ..Self::default() },
+        };
+        all.in_sync = member.in_sync();
+        if let Some(error) = member.error() {
+            all.error = Some(error);
+        }
+        all
+    }
+
     /// Whether everything that is known to be there is here.
     pub(super) fn is_caught_up(&self) -> bool {
         self.error.is_none() && self.caught_up == self.partitions
     }
 
     pub(super) fn text(&self) -> String {
+        if self.leads {
+            return "leads".to_owned();
+        }
         let state = match &self.error {
             Some(error) => error.clone(),
             None if self.is_caught_up() => "caught up".to_owned(),
@@ -156,13 +175,13 @@ impl Following {
     pub(super) fn json(&self, event: &str, since: Duration) -> serde_json::Value {
         json!({
             "event": event, "partitions": self.partitions, "caught_up": self.is_caught_up(), "records": self.records,
-            "bytes": self.bytes, "lag": self.lag, "error": self.error, "seconds": since.as_secs_f64(),
+            "bytes": self.bytes, "lag": self.lag, "error": self.error, "in_sync": self.in_sync, "seconds": since.as_secs_f64(),
         })
     }
 }
 
 /// Tells how following goes: on a terminal at any time, else now and then when something has changed.
-pub(super) fn watch(follower: &Follower, output: Output) -> BoxFuture<'_, Result<()>> {
+pub(super) fn watch<'a>(look: impl Fn() -> Following + Send + 'a, output: Output) -> BoxFuture<'a, Result<()>> {
     Box::pin(async move {
         let bar = output.draws(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -172,15 +191,23 @@ pub(super) fn watch(follower: &Follower, output: Output) -> BoxFuture<'_, Result
         let mut told = Following::default();
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = Following::of(follower);
+            let now = look();
             bar.set_message(now.text());
             bar.tick();
-            let is_news = now != told && (now.error != told.error || now.is_caught_up() != told.is_caught_up());
+            let is_news = now != told
+                && (now.leads != told.leads
+                    || now.error != told.error
+                    || now.in_sync != told.in_sync
+                    || now.is_caught_up() != told.is_caught_up());
             let is_due = told_at.is_none_or(|at| at.elapsed() >= TELL) && now != told;
             if bar.is_hidden() && (is_news || is_due) {
                 // What is wrong has been said as a warning.
                 if output.json {
-                    let event = if now.is_caught_up() { "caught_up" } else { "following" };
+                    let event = match &now {
+                        now if now.leads => "leads",
+                        now if now.is_caught_up() => "caught_up",
+                        _ => "following",
+                    };
                     output.result(|| now.json(event, begun.elapsed()), String::new)?;
                 } else if now.error.is_none() {
                     output.say(now.text());

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use futures::future::FutureExt;
 
 use super::connection::ConnectionArgs;
 use super::copies::TopicsArg;
 use super::replicate::{Following, watch};
 use super::{Output, wait_for_signal};
 use crate::broker::{BrokerConfig, Durability};
-use crate::native::{LocalBroker, Location, Runtime, Server, ServerOptions};
-use crate::replication::{ClusterSource, Follower, FollowerOptions, Selection};
+use crate::native::pipe::Place;
+use crate::native::{LocalBroker, Location, Node, NodeOptions, Runtime};
+use crate::replication::Role;
+use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result};
-
-/// Numbers below are given by people; Kafka's `reserved.broker.max.id`.
-const RESERVED_NODE_IDS: u32 = 1_000;
 
 /// Arguments of `ottla serve`.
 #[derive(Debug, Args)]
@@ -101,7 +101,7 @@ impl Serve {
             return Err(Error::new(ErrorKind::Invalid, "--topics says what to --follow, and nothing is followed"));
         }
         let config = self.config()?;
-        let (given_node_id, durability) = (config.node_id, config.durability);
+        let durability = config.durability;
         let broker = match &self.data {
             Some(dir) => LocalBroker::open(&runtime, Location::Directory(dir.clone()), config)?,
             None => LocalBroker::in_memory(&runtime, config)?,
@@ -109,32 +109,34 @@ impl Serve {
         for line in broker.embedded().recovered()? {
             output.say(format!("recovered {line}"));
         }
+        let options = NodeOptions {
+            listen: Some(self.listen.clone()),
+            advertise: self.advertise.as_deref().map(parse_advertised).transpose()?,
+            node_id: self.node_id,
+            follow: self.follow.as_deref().map(cluster_address).transpose()?,
+            synchronous: self.is_synchronous(),
+            topics: selection,
+            client: self.connection.client_options()?,
+        };
+        let (node, driver) = Node::start(&runtime, Arc::clone(&broker), options)?;
+        let node_id = node.node_id();
         let cluster_id = broker.embedded().cluster_id()?;
-        let node_id = match &self.follow {
-            // The same after a restart, and another than any other follower's.
-            Some(_) if given_node_id == 0 && self.node_id.is_none() => generated_node_id(&cluster_id),
-            _ => given_node_id,
+        let address = node.address().map(|address| address.to_string()).unwrap_or_default();
+        let advertised = node.endpoint().map(ToString::to_string).unwrap_or_default();
+        let follows = match node.member().role()? {
+            Role::Follower(leader) => Some(self.follow.clone().unwrap_or_else(|| leader.endpoint().to_string())),
+            _ => self.follow.clone(),
         };
-        broker.embedded().renumber(node_id)?;
-        let server = Server::start(&runtime, broker.embedded().clone(), &self.listen, ServerOptions::default())?;
-        let address = server.address();
-        let (host, port) = match &self.advertise {
-            Some(advertised) => parse_advertised(advertised)?,
-            None if address.ip().is_unspecified() => ("localhost".to_owned(), address.port()),
-            None => (address.ip().to_string(), address.port()),
-        };
-        broker.embedded().advertise(&host, port)?;
-        let follower = self.follower(&runtime, &broker, node_id, selection)?;
         let ready_ms = started.elapsed().as_secs_f64() * 1e3;
         let data = broker.location().to_string();
-        let mirroring = follower.as_ref().map(|_| if self.is_synchronous() { "sync" } else { "async" });
+        let mirroring = follows.as_ref().map(|_| if self.is_synchronous() { "sync" } else { "async" });
         if output.json {
             output.result(
                 || {
                     serde_json::json!({
-                        "listening": address.to_string(), "advertised": format!("{host}:{port}"), "data": data,
+                        "listening": address, "advertised": advertised, "data": data,
                         "node_id": node_id, "cluster_id": cluster_id, "pid": std::process::id(), "ready_ms": ready_ms,
-                        "follows": self.follow, "mirroring": mirroring,
+                        "follows": follows, "mirroring": mirroring,
                     })
                 },
                 String::new,
@@ -146,20 +148,27 @@ impl Serve {
                 (true, Durability::Os) => "durability=os: acknowledged is not synced",
             };
             output.say(format!("ottla serves {data} on {address} ({durability}; ready in {ready_ms:.1} ms)"));
-            if let (Some(leader), Some(mirroring)) = (&self.follow, mirroring) {
+            if let (Some(leader), Some(mirroring)) = (&follows, mirroring) {
                 output.say(format!("follows {leader} ({mirroring}, as node {node_id})"));
             }
         }
+        let began = Instant::now();
         let ended = runtime.block_on(async {
-            let Some((follower, driver)) = follower else { return wait_for_signal().await };
-            let began = Instant::now();
+            // A leader has nothing to tell until another broker leads, and that is logged.
+            let told = match &follows {
+                Some(_) => watch(|| Following::of_member(node.member()), output),
+                None => std::future::pending().boxed(),
+            };
             let ended = tokio::select! {
                 ended = driver => ended,
-                never = watch(&follower, output) => never,
+                never = told => never,
                 asked = wait_for_signal() => asked,
             };
             ended?;
-            let now = Following::of(&follower);
+            if follows.is_none() {
+                return Ok(());
+            }
+            let now = Following::of_member(node.member());
             if output.json {
                 output.result(|| now.json("ended", began.elapsed()), String::new)?;
             } else {
@@ -167,7 +176,7 @@ impl Serve {
             }
             Ok(())
         });
-        drop(server);
+        drop(node);
         broker.close()?;
         output.say("closed");
         ended
@@ -199,47 +208,22 @@ impl Serve {
     fn is_synchronous(&self) -> bool {
         !self.asynchronous && self.mirroring == Mirroring::Sync
     }
+}
 
-    #[allow(clippy::type_complexity)]
-    fn follower(
-        &self,
-        runtime: &Runtime,
-        broker: &LocalBroker,
-        node_id: i32,
-        selection: Selection,
-    ) -> Result<Option<(Follower, futures::future::BoxFuture<'static, Result<()>>)>> {
-        let Some(leader) = &self.follow else { return Ok(None) };
-        let source = ClusterSource::new(self.connection.client(runtime, leader)?);
-        let options = FollowerOptions {
-            topics: selection,
-            replica_id: self.is_synchronous().then_some(node_id),
-            follow_deletions: true,
-            groups: Some(Selection::all()),
-            ..FollowerOptions::default()
-        };
-        Ok(Some(Follower::new(source, Arc::new(broker.embedded().clone()), options)))
+/// The address of a cluster, and nothing else.
+fn cluster_address(text: &str) -> Result<String> {
+    match Place::parse(text)? {
+        Place::Cluster(servers) => Ok(servers),
+        Place::Log(_) => {
+            let message = format!("the address of a cluster is HOST:PORT or kafka://HOST:PORT[,…] given={text}");
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
     }
 }
 
-/// A number for a node that nobody gave one, above those that people give, as Kafka once did it.
-fn generated_node_id(cluster_id: &str) -> i32 {
-    const COUNT: u32 = 1_000_000_000;
-    i32::try_from(RESERVED_NODE_IDS + 1 + crc32c::crc32c(cluster_id.as_bytes()) % COUNT).unwrap_or(i32::MAX)
-}
-
-fn parse_advertised(text: &str) -> Result<(String, u16)> {
+fn parse_advertised(text: &str) -> Result<Endpoint> {
     text.rsplit_once(':')
-        .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
-        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(host, port)| Some(Endpoint::new(host.trim_matches(['[', ']']), port.parse().ok()?)))
+        .filter(|endpoint| !endpoint.host.is_empty())
         .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("an address is HOST:PORT given={text}")))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn generated_node_ids_are_above_the_reserved_ones_and_stay() {
-        let id = super::generated_node_id("Kj3-x0dQTmuYV6Zq");
-        assert!(id > 1_000);
-        assert_eq!(id, super::generated_node_id("Kj3-x0dQTmuYV6Zq"));
-    }
 }
