@@ -192,7 +192,7 @@ def test_a_follower_sends_clients_to_its_leader_and_serves_reads_when_that_is_aw
     assert "produce to its leader" in refused.err
     assert follower.end() == 0
     groups = [line["group"] for line in ok("groups", follower.data, "--json").lines]
-    assert groups == ["readers"], "its directory has the groups, too"
+    assert groups == ["readers"], f"its directory has the groups, too: {follower.errors}"
 
 
 def status(broker: Serve, topic: str, partition: int) -> dict[str, int]:

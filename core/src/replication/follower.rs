@@ -34,6 +34,8 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// How many looks at the cluster go between two at the configurations of known topics.
 const CONFIGS_EVERY: u64 = 10;
+/// How long a partition that could not be settled is left alone.
+const RETRY: Duration = Duration::from_millis(200);
 /// How long a follower's own questions are tried before it looks at the cluster again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -543,6 +545,8 @@ struct Followed {
     is_new: bool,
     /// Whether the leader does not know `next` yet.
     is_changed: bool,
+    /// When the parting check is tried again that has failed, by the monotonic clock.
+    retry_at: Duration,
 }
 
 /// A fetch session: after the first request only what has changed is said (KIP-227).
@@ -576,6 +580,9 @@ async fn follow_leader(shared: &Shared, leader: i32) -> Result<()> {
             return Ok(());
         }
         settle(shared, &sink, &mut followed).await?;
+        if followed.values().all(|known| known.is_new) {
+            continue;
+        }
         let request = fetch_request(&shared.options, &mut session, &mut followed);
         let response = shared.fetcher.call_node(leader, request).await?;
         match response.error_code {
@@ -602,27 +609,52 @@ impl Followed {
             high_watermark: -1,
             is_new: true,
             is_changed: true,
+            retry_at: Duration::ZERO,
         }
     }
 }
 
 /// Finds, for the partitions that are new, where to go on: where the logs end, after what the leader never had is cut off.
+///
+/// One that cannot be settled, because it has just been deleted perhaps, is tried again soon; the others do not wait for it.
 async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<TopicPartition, Followed>) -> Result<()> {
+    let clock = shared.source.client().clock();
+    let due = clock.monotonic();
+    let is_due = |known: &Followed| known.is_new && known.retry_at <= due;
     let new: Vec<TopicPartition> =
-        followed.iter().filter(|(_, known)| known.is_new).map(|(partition, _)| partition.clone()).collect();
+        followed.iter().filter(|(_, known)| is_due(known)).map(|(partition, _)| partition.clone()).collect();
     if new.is_empty() {
+        if followed.values().all(|known| known.is_new) {
+            clock.sleep(RETRY).await;
+        }
         return Ok(());
     }
-    let bounds = shared.source.bounds(&new, Until::HighWatermark).await?;
+    let mut failed: Vec<(TopicPartition, Error)> = Vec::new();
+    let source = shared.source.clone().with_patience(Duration::ZERO);
+    let bounds = source.bounds(&new, Until::HighWatermark).await?;
     let mut assignments = Vec::with_capacity(new.len());
     for (partition, bounds) in new.into_iter().zip(bounds) {
-        assignments.push(Assignment { partition, bounds: bounds?, compacted: false });
+        match bounds {
+            Ok(bounds) => assignments.push(Assignment { partition, bounds, compacted: false }),
+            Err(error) => failed.push((partition, error)),
+        }
+    }
+    if assignments.is_empty()
+        && let Some((partition, error)) = failed.pop()
+    {
+        return Err(error.context(format_args!("partition={partition}")));
     }
     let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
     let ends = sink.ends(&names).await?;
-    let agreed = agreed_ends(&shared.source, sink, &assignments, ends).await?;
+    let agreed = agreed_ends(&source, sink, &assignments, ends).await?;
     for (Assignment { partition, bounds, .. }, agreed) in assignments.into_iter().zip(agreed) {
-        let end = agreed?.end;
+        let end = match agreed {
+            Ok(agreed) => agreed.end,
+            Err(error) => {
+                failed.push((partition, error));
+                continue;
+            }
+        };
         let Some(known) = followed.get_mut(&partition) else { continue };
         known.leader_epoch = end.map_or(-1, |end| end.leader_epoch);
         known.next = start(shared, sink, &partition, end.map(|end| end.end), bounds).await?;
@@ -634,6 +666,13 @@ async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<Top
             status.local_end = local_end;
             status.source_end = source_end.max(local_end);
         });
+    }
+    for (partition, error) in failed {
+        log::info!("a partition cannot be followed now: {error} partition={partition}");
+        if let Some(known) = followed.get_mut(&partition) {
+            known.retry_at = clock.monotonic() + RETRY;
+        }
+        shared.note(&partition, |status| status.error = Some(error.to_string()));
     }
     Ok(())
 }
@@ -665,7 +704,7 @@ fn fetch_request(
 ) -> FetchRequest {
     let is_full = session.epoch == 0;
     let mut topics: Vec<FetchTopic> = Vec::new();
-    for (partition, known) in followed.iter_mut() {
+    for (partition, known) in followed.iter_mut().filter(|(_, known)| !known.is_new) {
         if !is_full && !known.is_changed {
             continue;
         }
