@@ -7,7 +7,8 @@ The client has kafka-python's names, signatures and behaviour:
 `install_as_kafka()` makes `import kafka` mean this package; `ottla run script.py` does so for a script, and starts an
 embedded broker for it when nothing listens on its bootstrap address. `Broker` is that broker for programs and tests.
 
-`replicate`, `backup` and `restore` copy topics, byte for byte, to a directory and back.
+`replicate`, `backup` and `restore` copy topics, byte for byte, to a directory and back. `Replica` is such a directory that
+keeps up with its cluster and is a broker of its own.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         restore,
         snapshots,
     )
+    from ottla.replica import Replica, ReplicaEvent, ReplicaPartition, ReplicaStatus
 
 __all__ = [
     "AsyncConsumerRebalanceListener",
@@ -59,6 +61,10 @@ __all__ = [
     "PartitionCopied",
     "Problem",
     "Progress",
+    "Replica",
+    "ReplicaEvent",
+    "ReplicaPartition",
+    "ReplicaStatus",
     "Restored",
     "Serializer",
     "Snapshot",
@@ -79,9 +85,9 @@ def __getattr__(name: str) -> Any:
     """Import what copies when it is asked for: its data classes take a quarter of what importing this package takes."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ottla import pipe
+    from ottla import pipe, replica
 
-    value = globals()[name] = getattr(pipe, name)
+    value = globals()[name] = getattr(replica if name in replica.__all__ else pipe, name)
     return value
 
 

@@ -20,9 +20,11 @@ __all__ = [
     "Admin",
     "Broker",
     "Consumer",
+    "Events",
     "Future",
     "FutureRecordMetadata",
     "Producer",
+    "Replica",
     "__version__",
     "_drain_logs",
     "_stop_logs",
@@ -381,3 +383,49 @@ class Broker:
         """The directory, or None for a broker in memory."""
     def close(self) -> None:
         """Close the connections, write what is left, and give back the port and the directory. Twice does no harm."""
+
+@disjoint_base
+class Replica:
+    """What `ottla.Replica` does in Rust."""
+
+    def __new__(
+        cls,
+        directory: str | PathLike[str],
+        source: str | PathLike[str] | Broker,
+        topics: str | list[str] | None,
+        partitions: list[str],
+        since: int | None,
+        last: int | None,
+        groups: str | list[str] | None,
+        restart: bool,
+        limit_rate: int | None,
+        max_bytes: int | None,
+        listen: str | None,
+        options: Mapping[str, Any],
+    ) -> Self: ...
+    @property
+    def bootstrap_servers(self) -> str:
+        """What to give to a client as its `bootstrap_servers`: `HOST:PORT`, or the directory without a port."""
+    @property
+    def data(self) -> str:
+        """The directory."""
+    def _sync(self, full: bool, progress: Callable[..., object] | None) -> list[_PartitionRow]: ...
+    def follow(self) -> None:
+        """Go on with what is new, in the background; full at first where nothing is here."""
+    def stop(self) -> None:
+        """Follow no more. What is here stays."""
+    def _caught_up(self, timeout: float | None) -> None: ...
+    def _status(self) -> dict[str, Any]: ...
+    def _events(self) -> Events: ...
+    def close(self) -> None:
+        """Stop, close the connections, and give back the port and the directory. Twice does no harm."""
+
+@final
+class Events:
+    """The events of a replica, as one listener gets them."""
+
+    def _next(self, timeout: float | None) -> tuple[str, str | None, list[_Place], int, int] | None:
+        """Return the next event: kind, message, partitions, records, bytes; None if none comes in so many seconds.
+
+        Raises StopIteration when the replica is closed.
+        """

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ottla::Result;
 use ottla::broker::BrokerConfig;
-use ottla::native::{LocalBroker, Location, Server, ServerOptions};
+use ottla::native::{LocalBroker, Location, Server};
 use pyo3::prelude::*;
 
 use crate::blocking::Life;
@@ -72,7 +72,7 @@ impl Broker {
             (None, None) => Some(Location::Memory(unused_name())),
         };
         let broker = runtime.broker(py, location, config)?;
-        let started = py.detach(|| start(&runtime, &broker, listen.as_deref()));
+        let started = py.detach(|| start(&broker, listen.as_deref()));
         let (server, bootstrap_servers) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -123,14 +123,10 @@ impl Drop for Broker {
 }
 
 /// Listens, if it is to, and says where clients find the broker.
-fn start(runtime: &Shared, broker: &LocalBroker, listen: Option<&str>) -> Result<(Option<Server>, String)> {
+fn start(broker: &LocalBroker, listen: Option<&str>) -> Result<(Option<Server>, String)> {
     let Some(listen) = listen else { return Ok((None, broker.location().to_string())) };
-    let server = Server::start(runtime.runtime(), broker.embedded().clone(), listen, ServerOptions::default())?;
-    let address = server.address();
-    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
-    broker.embedded().advertise(&host, address.port())?;
-    let shown = if host.contains(':') { format!("[{host}]") } else { host };
-    Ok((Some(server), format!("{shown}:{}", address.port())))
+    let (server, address) = broker.listen(listen)?;
+    Ok((Some(server), address))
 }
 
 /// A name that no broker of this process has.

@@ -14,6 +14,7 @@ mod future;
 mod logging;
 mod pipe;
 mod producer;
+mod replica;
 mod runtime;
 mod values;
 
@@ -37,6 +38,8 @@ mod _ottla {
     use crate::pipe::{backup, check, replicate, restore, snapshots};
     #[pymodule_export]
     use crate::producer::Producer;
+    #[pymodule_export]
+    use crate::replica::{Events, Replica};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ottla::backup::{BackupOptions, CheckOptions, Snapshot};
 use ottla::client::Options;
 use ottla::native::pipe::{self, OpenSource, Place};
-use ottla::native::{LocalBroker, Location, Runtime};
-use ottla::replication::{PartitionCopied, Progress, Selection};
+use ottla::native::{LocalBroker, Location, Replica, ReplicaOptions, Runtime};
+use ottla::replication::{Copied, PartitionCopied, Progress, Selection};
 use ottla::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -30,9 +30,9 @@ const TICK: Duration = Duration::from_millis(100);
 const LETTING_GO: Duration = Duration::from_millis(100);
 
 /// Topic, number, extent, start, end, batches, records, bytes, what the source no longer had, where histories parted.
-type PartitionRow = (String, i32, String, i64, i64, u64, u64, u64, Option<(i64, i64)>, Option<i64>);
+pub(crate) type PartitionRow = (String, i32, String, i64, i64, u64, u64, u64, Option<(i64, i64)>, Option<i64>);
 
-fn partition_rows<'a>(copied: impl IntoIterator<Item = &'a PartitionCopied>) -> Vec<PartitionRow> {
+pub(crate) fn partition_rows<'a>(copied: impl IntoIterator<Item = &'a PartitionCopied>) -> Vec<PartitionRow> {
     copied
         .into_iter()
         .map(|copied| {
@@ -86,7 +86,7 @@ pub(crate) enum Topics {
     Choices(Vec<String>),
 }
 
-fn selection(py: Python<'_>, topics: Option<Topics>) -> PyResult<Selection> {
+pub(crate) fn selection(py: Python<'_>, topics: Option<Topics>) -> PyResult<Selection> {
     match topics {
         None => Ok(Selection::all()),
         Some(Topics::Text(text)) => text.parse(),
@@ -104,7 +104,7 @@ fn place(place: &Bound<'_, PyAny>, parse: impl FnOnce(&str) -> Result<Place>) ->
 }
 
 /// What to copy from, and the options of the client that does.
-struct From {
+pub(crate) struct From {
     end: End,
     options: Options,
 }
@@ -116,7 +116,7 @@ enum End {
 }
 
 impl From {
-    fn take(source: &Bound<'_, PyAny>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
+    pub(crate) fn take(source: &Bound<'_, PyAny>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
         let options = values::options(options)?;
         let end = match source.cast::<Broker>() {
             Ok(broker) => End::Broker(broker.get().local(source.py())?),
@@ -131,6 +131,14 @@ impl From {
         Ok(Self { end, options })
     }
 
+    /// Opens it, and asks no cluster yet.
+    pub(crate) fn unconnected(self, runtime: &Runtime) -> Result<OpenSource> {
+        match self.end {
+            End::Broker(local) => OpenSource::of_local(local, &self.options),
+            End::Place(place) => OpenSource::new(runtime, &place, &self.options),
+        }
+    }
+
     async fn open(self, runtime: &Runtime) -> Result<OpenSource> {
         match self.end {
             End::Broker(local) => OpenSource::of_local(local, &self.options),
@@ -141,10 +149,10 @@ impl From {
 
 /// How far the work is, where it has not been told yet.
 #[derive(Clone, Default)]
-struct Reported(Arc<Mutex<Option<Progress>>>);
+pub(crate) struct Reported(Arc<Mutex<Option<Progress>>>);
 
 impl Reported {
-    fn note(&self, progress: &Progress) {
+    pub(crate) fn note(&self, progress: &Progress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*progress);
     }
 
@@ -161,7 +169,7 @@ impl Reported {
 
 /// Runs `work` on the runtime's threads and waits for it, calling `progress` on this thread meanwhile. Ends the work when
 /// Ctrl-C, or the callback, raises.
-fn run<T, F>(
+pub(crate) fn run<T, F>(
     py: Python<'_>,
     progress: Option<&Bound<'_, PyAny>>,
     work: impl FnOnce(Runtime, Reported) -> F,
@@ -217,10 +225,12 @@ pub(crate) fn replicate(
     let (from, topics) = (From::take(source, options)?, selection(py, topics)?);
     let copied = run(py, progress, |runtime, reported| async move {
         let source = from.open(&runtime).await?;
-        let copied =
-            pipe::replicate(&runtime, &source, &directory, &topics, full, &|progress| reported.note(progress)).await?;
-        source.close()?;
-        Ok(copied)
+        let mut options = ReplicaOptions::default();
+        options.topics = Some(topics);
+        let replica = Replica::open_checked(&runtime, &directory, source, options).await?;
+        let copied = replica.sync(full, &|progress| reported.note(progress)).await.and_then(Copied::all);
+        replica.close().await?;
+        copied
     })?;
     Ok(partition_rows(copied.done()))
 }

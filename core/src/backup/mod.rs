@@ -107,6 +107,7 @@ pub async fn backup(
     let begun = now();
     let identity = source.identity().await?;
     let topics = source.topics(&options.topics).await?;
+    options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
     let committed = source.committed(&topics, &options.groups).await?;
     let time = now();
     let assignments: Vec<Assignment> =

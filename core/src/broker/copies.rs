@@ -10,12 +10,17 @@ use uuid::Uuid;
 
 use super::config::check_topic_value;
 use super::partition::PartitionId;
-use super::stored::{Change, StoredTopic};
+use super::stored::{Change, ReplicaOf, StoredHole, StoredTopic};
 use super::topics::{check_topic_name, is_internal};
 use super::{Broker, OFFSETS_TOPIC, RequestId};
 use crate::log::Checkpoints;
 use crate::record::Batch;
 use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// How many holes of a partition are remembered: the latest.
+const MAX_HOLES: usize = 100;
+/// Where it is remembered what the copies here are of.
+const REPLICA_KEY: &str = "replica";
 
 /// A copy, as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub struct CopyEnd {
     pub end: i64,
     /// The leader epoch of the last batch; -1 when there is none.
     pub leader_epoch: i32,
+    /// Bytes of its batches.
+    pub bytes: u64,
 }
 
 impl Broker {
@@ -84,13 +91,15 @@ impl Broker {
             return self.create_stored(name, stored, now);
         };
         if topic.id != copy.id && !(copy.id.is_nil() && topic.copy) {
+            let what = if topic.copy {
+                "the copy here is of another topic of that name, which was deleted and made anew at its source; start over \
+                 (replicate --recreated restart) or choose another place"
+            } else {
+                "another topic of that name is here, delete it or choose another place"
+            };
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!(
-                    "another topic of that name is here, delete it or choose another place topic={name} topic_id={} \
-                     source_topic_id={}",
-                    topic.id, copy.id
-                ),
+                format!("{what} topic={name} topic_id={} source_topic_id={}", topic.id, copy.id),
             ));
         }
         if !topic.copy {
@@ -206,6 +215,7 @@ impl Broker {
             start: log.start(),
             end: log.end(),
             leader_epoch: log.epochs().latest().unwrap_or(-1),
+            bytes: log.size_bytes(),
         })
     }
 
@@ -244,12 +254,22 @@ impl Broker {
         Ok(())
     }
 
-    /// Drops everything of a copy; it then begins and ends at `start`.
+    /// Drops everything of a copy; it then begins and ends at `start`. At 0 it begins anew, and has no holes.
     ///
     /// # Errors
     /// See `Log::reset`; `Invalid` if the topic is no copy.
-    pub fn reset_copy(&mut self, topic: &str, partition: i32, start: i64, now: Timestamp) -> Result<()> {
-        let id = self.copy(topic, partition)?;
+    pub fn reset_copy(&mut self, topic: &str, index: i32, start: i64, now: Timestamp) -> Result<()> {
+        let id = self.copy(topic, index)?;
+        let topic_id = self.topics[topic].id;
+        let mut changes = Vec::new();
+        // First, or a start that was raised once would be raised again by the next opening.
+        if self.stored.get::<i64>(&format!("start/{topic_id}/{index}"))?.is_some_and(|raised| raised > start) {
+            changes.push(Change::remove(format!("start/{topic_id}/{index}")));
+        }
+        if start == 0 {
+            changes.push(Change::remove(format!("holes/{topic_id}/{index}")));
+        }
+        self.remember(changes, now)?;
         let partition = self.partition_mut(id);
         partition.log.reset(start)?;
         partition.after_truncation();
@@ -273,6 +293,53 @@ impl Broker {
             self.moved.insert(id);
             self.settle(now);
         }
+        Ok(())
+    }
+
+    /// Remembers that a copy lacks the offsets from `start` to `end`. One that begins at the same offset takes the place of the
+    /// one that was noted before.
+    ///
+    /// # Errors
+    /// `Invalid` if the topic is no copy.
+    pub fn note_hole(&mut self, topic: &str, index: i32, start: i64, end: i64, now: Timestamp) -> Result<()> {
+        self.copy(topic, index)?;
+        let key = format!("holes/{}/{index}", self.topics[topic].id);
+        let mut holes: Vec<StoredHole> = self.stored.get(&key)?.unwrap_or_default();
+        if holes.iter().any(|hole| hole.start == start && hole.end >= end) {
+            return Ok(());
+        }
+        holes.retain(|hole| hole.start != start);
+        holes.push(StoredHole { start, end, found_at: now });
+        holes.drain(..holes.len().saturating_sub(MAX_HOLES));
+        self.remember(vec![Change::set(key, &holes)?], now)?;
+        self.settle(now);
+        Ok(())
+    }
+
+    /// The offsets that a copy lacks although its source had them, the latest hundred, in the order in which they were found.
+    ///
+    /// # Errors
+    /// `Corrupt` if what was remembered is unreadable.
+    pub fn holes(&self, topic: &str, index: i32) -> Result<Vec<StoredHole>> {
+        let Some(topic) = self.topics.get(topic) else { return Ok(Vec::new()) };
+        Ok(self.stored.get(&format!("holes/{}/{index}", topic.id))?.unwrap_or_default())
+    }
+
+    /// What the copies here are of, if that was ever said.
+    ///
+    /// # Errors
+    /// `Corrupt` if what was remembered is unreadable.
+    pub fn replica_of(&self) -> Result<Option<ReplicaOf>> {
+        self.stored.get(REPLICA_KEY)
+    }
+
+    /// Remembers what the copies here are of.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn set_replica_of(&mut self, of: &ReplicaOf, now: Timestamp) -> Result<()> {
+        self.remember(vec![Change::set(REPLICA_KEY, of)?], now)?;
+        self.settle(now);
         Ok(())
     }
 

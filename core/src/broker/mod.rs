@@ -40,8 +40,8 @@ pub use leadership::{KnownReplicas, Leader, LeadershipEvent, PARTIAL_LISTENER, P
 use partition::{Partition, PartitionId};
 pub use produce::Produce;
 pub use served::{Incoming, SERVED, serves};
-pub use stored::METADATA_TOPIC;
 use stored::{Change, Stored};
+pub use stored::{METADATA_TOPIC, ReplicaOf, StoredHole};
 use topics::Topic;
 
 use crate::log::{Checkpoints, Compacted, Compaction, Log, Recovery, Removal, Swap, SyncPoint};

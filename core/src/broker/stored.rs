@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// The internal topic of the broker's own state. It has one partition and is not listed to clients.
 pub const METADATA_TOPIC: &str = "__ottla_metadata";
@@ -24,6 +24,43 @@ pub(crate) struct StoredTopic {
     /// Whether it is a copy of a source's, which takes no produce requests.
     #[serde(default)]
     pub(crate) copy: bool,
+}
+
+/// What a directory is a replica of, as stored under `replica`: so that it is not filled from elsewhere by mistake, and goes on
+/// as it was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaOf {
+    /// The cluster's id; `None` if it has none.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
+    /// How it was reached last, for people.
+    pub address: String,
+    /// The names and patterns of the topics that were chosen last; none for all but Kafka's own.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// Which partitions of topics, where not all: `orders:0,2`.
+    #[serde(default)]
+    pub partitions: Vec<String>,
+    /// The time from which on partitions were copied, in milliseconds since 1970.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// How many offsets before the end partitions were begun.
+    #[serde(default)]
+    pub last: Option<u64>,
+    /// When everything that the source had then was here, in milliseconds since 1970.
+    #[serde(default)]
+    pub synced_at: Option<Timestamp>,
+}
+
+/// Offsets that a copy lacks although its source had them, because the source removed them before they were copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredHole {
+    /// The first offset that is missing.
+    pub start: i64,
+    /// The first offset that is there again.
+    pub end: i64,
+    /// When that was found, in milliseconds since 1970.
+    pub found_at: Timestamp,
 }
 
 /// One change: a key with its new value, or without one.

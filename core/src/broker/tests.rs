@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Broker, BrokerConfig, Context, Copy, Incoming, RequestId, Task};
+use super::{Broker, BrokerConfig, Context, Copy, Incoming, ReplicaOf, RequestId, StoredHole, Task};
 use crate::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 use crate::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsTopic};
 use crate::protocol::messages::delete_topics::DeleteTopicState;
@@ -762,6 +762,48 @@ fn topic_deleted_while_it_is_compacted_stays_deleted() {
     assert!(device.files().keys().all(|path| !path.starts_with("t-0")), "{:?}", device.files().keys());
     assert_eq!(shell.create("t", 1, COMPACTED), ErrorCode::NONE);
     assert_eq!(shell.values("t", 0), vec![]);
+}
+
+#[test]
+fn what_copies_are_of_and_what_they_lack_outlasts_the_broker() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    assert_eq!(shell.broker.replica_of().unwrap(), None);
+    let of = ReplicaOf { cluster_id: Some("c1".to_owned()), last: Some(5), ..ReplicaOf::default() };
+    shell.broker.set_replica_of(&of, NOW).unwrap();
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 2, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.note_hole("c", 1, 3, 7, NOW).unwrap();
+    // Found once more after a crash, and larger by then.
+    shell.broker.note_hole("c", 1, 3, 9, NOW + 1).unwrap();
+    shell.broker.note_hole("c", 1, 3, 9, NOW + 2).unwrap();
+    assert_eq!(shell.broker.note_hole("none", 0, 0, 1, NOW).unwrap_err().kind(), crate::ErrorKind::NotFound);
+    shell.broker.close(NOW).unwrap();
+    drop(shell);
+    let mut shell = Shell::open(&device);
+    let holes = [StoredHole { start: 3, end: 9, found_at: NOW + 1 }];
+    assert_eq!(shell.broker.replica_of().unwrap(), Some(of));
+    assert_eq!(shell.broker.holes("c", 1).unwrap(), holes);
+    assert_eq!(shell.broker.holes("c", 0).unwrap(), []);
+    // A copy that begins anew lacks nothing; and many holes are the latest hundred.
+    shell.broker.append_copy("c", 1, &[batch(&["a"]).stamped(9, 0)], NOW).unwrap();
+    shell.broker.raise_start("c", 1, 9, NOW).unwrap();
+    shell.broker.reset_copy("c", 1, 0, NOW).unwrap();
+    assert_eq!(shell.broker.holes("c", 1).unwrap(), []);
+    // And has all of it, also after it was opened once more.
+    shell.broker.append_copy("c", 1, &[batch(&["a"]).stamped(0, 0)], NOW).unwrap();
+    shell.broker.close(NOW).unwrap();
+    drop(shell);
+    let mut shell = Shell::open(&device);
+    assert_eq!(shell.broker.log_end("c", 1).map(|log| (log.start, log.end)), Some((0, 1)));
+    for start in 0..150 {
+        shell.broker.note_hole("c", 0, start * 10, start * 10 + 1, NOW).unwrap();
+    }
+    let holes = shell.broker.holes("c", 0).unwrap();
+    assert_eq!((holes.len(), holes[0].start, holes[99].start), (100, 500, 1_490));
+    shell.broker.delete_copy("c", NOW).unwrap();
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    assert_eq!(shell.broker.holes("c", 0).unwrap(), []);
 }
 
 #[test]

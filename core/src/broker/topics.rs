@@ -165,6 +165,7 @@ impl Broker {
         ];
         for index in 0..topic.partitions.len() {
             changes.push(Change::remove(format!("start/{topic_id}/{index}")));
+            changes.push(Change::remove(format!("holes/{topic_id}/{index}")));
         }
         self.remember(changes, now)?;
         let Some(topic) = self.topics.remove(name) else { return Ok(()) };

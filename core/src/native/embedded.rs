@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Runtime;
 use super::files::FileDevice;
+use super::{Runtime, Server, ServerOptions};
 use crate::broker::BrokerConfig;
 use crate::client::{Client, ClientConfig};
 use crate::storage::Device;
@@ -134,6 +134,19 @@ impl LocalBroker {
     /// A client in this process, without any port.
     pub fn client(&self, config: ClientConfig) -> Client {
         Client::new(Arc::new(self.embedded.clone()), self.runtime.clock(), config)
+    }
+
+    /// Serves it on `listen`, `HOST:PORT` with port 0 for a free one, and tells clients to come there; where that is.
+    ///
+    /// # Errors
+    /// See [`Server::start`].
+    pub fn listen(&self, listen: &str) -> Result<(Server, String)> {
+        let server = Server::start(&self.runtime, self.embedded.clone(), listen, ServerOptions::default())?;
+        let address = server.address();
+        let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+        self.embedded.advertise(&host, address.port())?;
+        let shown = if host.contains(':') { format!("[{host}]") } else { host };
+        Ok((server, format!("{shown}:{}", address.port())))
     }
 
     /// Where it keeps its logs.

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -16,10 +17,8 @@ use crate::backup::{
     SnapshotSource,
 };
 use crate::broker::BrokerConfig;
-use crate::client::{ClientConfig, Options};
-use crate::replication::{
-    self, ClusterSource, Copied, CopyOptions, LocalLogs, Parting, Progress, Selection, Source as _, Topic,
-};
+use crate::client::{ClientConfig, Options, Topics};
+use crate::replication::{ClusterSource, Identity, Progress, Selection, Source as _};
 use crate::{Error, ErrorKind, Result};
 
 /// How long a first broker may take to answer, unless an option says: a person waits for it.
@@ -76,14 +75,21 @@ impl OpenSource {
     /// Opens what is at `place` and waits until it answers. `options` are the client's, in Kafka's words.
     ///
     /// # Errors
-    /// `NotFound` for a log that is not there: a wrong name makes no empty one. `Fenced` if another process has it open.
-    /// `Timeout`, with what was tried, if no broker of a cluster answers within `bootstrap_timeout_ms`, here 5 s by default.
+    /// See [`new`](Self::new) and [`connect`](Self::connect).
     pub async fn open(runtime: &Runtime, place: &Place, options: &Options) -> Result<Self> {
+        let source = tokio::task::block_in_place(|| Self::new(runtime, place, options))?;
+        source.connect().await?;
+        Ok(source)
+    }
+
+    /// Opens what is at `place`, and asks no cluster yet. `options` are the client's, in Kafka's words.
+    ///
+    /// # Errors
+    /// `NotFound` for a log that is not there: a wrong name makes no empty one. `Fenced` if another process has it open.
+    pub fn new(runtime: &Runtime, place: &Place, options: &Options) -> Result<Self> {
         let addresses = match place {
             Place::Cluster(addresses) => addresses,
-            Place::Log(location) => {
-                return Self::of_local(open_log(runtime, location)?, options);
-            }
+            Place::Log(location) => return Self::of_local(open_log(runtime, location)?, options),
         };
         let mut options = options.clone();
         options.set("bootstrap_servers", addresses.as_str());
@@ -91,10 +97,36 @@ impl OpenSource {
             options.set("bootstrap_timeout_ms", BOOTSTRAP_TIMEOUT_MS);
         }
         let config = ClientConfig::from_options(&options)?;
-        let timeout = std::time::Duration::from_millis(config.bootstrap_timeout_ms);
-        let client = runtime.client(config);
-        client.connect(timeout).await?;
-        Ok(Self { cluster: ClusterSource::new(client), local: None })
+        Ok(Self { cluster: ClusterSource::new(runtime.client(config)), local: None })
+    }
+
+    /// Asks who the source is.
+    ///
+    /// # Errors
+    /// `Timeout`, with what was tried, if no broker of a cluster answers within `bootstrap_timeout_ms`, here 5 s by default;
+    /// `Denied` if it refuses the login.
+    pub async fn connect(&self) -> Result<Identity> {
+        let client = self.cluster.client();
+        let timeout = Duration::from_millis(client.config().bootstrap_timeout_ms);
+        let cluster = client.retry(timeout, || client.refresh_with(Topics::None, false)).await?;
+        Ok(Identity { cluster_id: cluster.cluster_id.clone(), address: self.address() })
+    }
+
+    /// How it is reached, for people.
+    pub fn address(&self) -> String {
+        match &self.local {
+            Some(local) => local.location().to_string(),
+            None => {
+                let bootstrap = &self.cluster.client().config().bootstrap_servers;
+                bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
+        }
+    }
+
+    /// The same, of which so many bytes of batches are read in a second at most.
+    #[must_use]
+    pub fn limited(self, limit_rate: Option<u64>) -> Self {
+        Self { cluster: self.cluster.limited(limit_rate), ..self }
     }
 
     /// The embedded broker `local` as a source.
@@ -156,64 +188,6 @@ fn open(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
     tokio::task::block_in_place(|| LocalBroker::open(runtime, location.clone(), BrokerConfig::default()))
 }
 
-/// Brings the log in `directory` to where `from` is, for the topics that `topics` choose: whole topics at first, what is new
-/// after that. With `full` it is emptied before and copied anew.
-///
-/// # Errors
-/// See [`replication::replicate`]; the first partition's error if any has failed, after the others are done.
-pub async fn replicate(
-    runtime: &Runtime,
-    from: &OpenSource,
-    directory: &Path,
-    topics: &Selection,
-    full: bool,
-    progress: &(dyn Fn(&Progress) + Send + Sync),
-) -> Result<Copied> {
-    let source = from.cluster();
-    // The names first: a wrong one must not leave an empty log behind.
-    let chosen = source.topics(topics).await?;
-    check_apart(source, directory).await?;
-    let target = open(runtime, &Location::Directory(directory.into()))?;
-    let logs = target.embedded().clone();
-    if full {
-        start_over(&logs, &chosen).await?;
-    }
-    let copied =
-        replication::replicate(source, &logs, topics, Parting::CutBack, &CopyOptions::default(), progress).await;
-    let copied = copied.and_then(Copied::all)?;
-    target.release()?;
-    Ok(copied)
-}
-
-/// Refuses a directory that is `source` itself, however that was named: copied onto itself, a topic would be emptied by `full`,
-/// and take no produce requests in any case. Only a log of this process can be; another's has its owner.
-///
-/// # Errors
-/// `Invalid` if it is; what the source answers to who it is.
-pub async fn check_apart(source: &ClusterSource, directory: &Path) -> Result<()> {
-    let Some(open) = LocalBroker::find(&Location::Directory(directory.into())) else { return Ok(()) };
-    let source = source.identity().await?;
-    if source.cluster_id.is_some_and(|id| open.embedded().cluster_id().is_ok_and(|own| own == id)) {
-        let message = format!("source and target are the same log directory={}", directory.display());
-        return Err(Error::new(ErrorKind::Invalid, message));
-    }
-    Ok(())
-}
-
-/// Empties what `logs` have of `topics`: they are copies then that have not begun.
-///
-/// # Errors
-/// See [`LocalLogs::create_copy`] and [`LocalLogs::reset_copy`].
-pub async fn start_over(logs: &dyn LocalLogs, topics: &[Topic]) -> Result<()> {
-    for topic in topics {
-        logs.create_copy(topic).await?;
-        for partition in topic.topic_partitions() {
-            logs.reset_copy(&partition, 0).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Backs up what `options` choose of `source` to the repository in `objects`, which is made when missing.
 ///
 /// # Errors
@@ -226,7 +200,8 @@ pub async fn backup(
 ) -> Result<Backup> {
     let clock = Arc::clone(source.client().clock());
     // The names first: a wrong one must not leave an empty repository behind.
-    source.topics(&options.topics).await?;
+    let topics = source.topics(&options.topics).await?;
+    options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
     let repository = Repository::open_or_create(objects, random_id(), clock.now()).await?;
     backup::backup(source, &repository, options, &|| clock.now(), progress).await
 }

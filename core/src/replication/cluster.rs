@@ -1,7 +1,7 @@
 //! A cluster as a source: any broker that speaks Kafka's protocol, real or embedded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use super::{
     Bounds, CommittedOffset, EpochEnd, GroupOffsets, Identity, Selection, Source, Topic, TopicPartition, Until,
 };
 use crate::client::{Client, Cluster, Topics, check, repeat};
+use crate::clock::Clock;
 use crate::protocol::messages::describe_configs::DescribeConfigsResource;
 use crate::protocol::messages::fetch::{FetchPartition, FetchTopic};
 use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
@@ -22,7 +23,7 @@ use crate::protocol::messages::{
     OffsetForLeaderEpochRequest,
 };
 use crate::protocol::{ApiKey, ErrorCode};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -34,6 +35,8 @@ const ASKED_AT_ONCE: usize = 2_000;
 const GROUPS_AT_ONCE: usize = 8;
 /// How often a broker that has records below the high watermark may send none, before that is believed.
 const EMPTY_ANSWERS: u32 = 3;
+/// What may be asked for at once, however little may be read in a second.
+const LEAST_AT_ONCE: usize = 64 << 10;
 /// How long a broker may wait for records; there are some, so it does not.
 const MAX_WAIT_MS: i32 = 500;
 /// A topic's configuration that was set on the topic itself (`DYNAMIC_TOPIC_CONFIG`).
@@ -48,12 +51,56 @@ const TOPIC_RESOURCE: i8 = 2;
 pub struct ClusterSource {
     client: Client,
     patience: Duration,
+    limit: Option<Arc<Limit>>,
+    /// The shortest time in which a leader has told where logs begin or end.
+    round_trip: Arc<Mutex<Option<Duration>>>,
+}
+
+/// How many bytes are read in a second, at most: who has read some waits for as long as they should have taken.
+#[derive(Debug)]
+pub(super) struct Limit {
+    bytes_per_second: u64,
+    /// Until when what was read so far may take.
+    spent_until: Mutex<Duration>,
+}
+
+impl Limit {
+    /// As many bytes as may be asked for at once: those of a second, but not so few that each record is a request.
+    pub(super) fn at_once(&self, max_bytes: usize) -> usize {
+        max_bytes.min(usize::try_from(self.bytes_per_second).unwrap_or(usize::MAX).max(LEAST_AT_ONCE))
+    }
+
+    /// Returns when `bytes` that have come may have come.
+    pub(super) async fn spend(&self, bytes: usize, clock: &dyn Clock) {
+        if bytes == 0 {
+            return;
+        }
+        let nanos = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second.max(1));
+        let wait = {
+            let now = clock.monotonic();
+            let mut until = self.spent_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *until = (*until).max(now).saturating_add(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
+            until.saturating_sub(now)
+        };
+        clock.sleep(wait).await;
+    }
 }
 
 impl ClusterSource {
     /// The cluster that `client` reaches.
     pub fn new(client: Client) -> Self {
-        Self { client, patience: PATIENCE }
+        Self { client, patience: PATIENCE, limit: None, round_trip: Arc::default() }
+    }
+
+    /// The same, reading so many bytes of batches in a second at most; `None` for no limit. Clones share the limit.
+    #[must_use]
+    pub fn limited(self, bytes_per_second: Option<u64>) -> Self {
+        let limit = |bytes_per_second| Arc::new(Limit { bytes_per_second, spent_until: Mutex::default() });
+        Self { limit: bytes_per_second.map(limit), ..self }
+    }
+
+    pub(super) fn limit(&self) -> Option<&Limit> {
+        self.limit.as_deref()
     }
 
     /// The same, trying what may pass for so long.
@@ -173,7 +220,13 @@ impl ClusterSource {
                     topics: topics.collect(),
                     ..Default::default()
                 };
+                let asked_at = self.client.clock().monotonic();
                 let response = self.client.call_node(leader, request).await?;
+                let took = self.client.clock().monotonic().saturating_sub(asked_at);
+                {
+                    let mut known = self.round_trip.lock().unwrap_or_else(PoisonError::into_inner);
+                    *known = Some(known.map_or(took, |known| known.min(took)));
+                }
                 let places = places(partitions, &indexes);
                 let found = response
                     .topics
@@ -426,7 +479,7 @@ impl Source for ClusterSource {
     fn topics<'a>(&'a self, selection: &'a Selection) -> BoxFuture<'a, Result<Vec<Topic>>> {
         async move {
             let topics = self.topics_beyond(selection, &BTreeMap::new()).await?;
-            selection.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
+            selection.check_names_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
             Ok(topics)
         }
         .boxed()
@@ -481,6 +534,22 @@ impl Source for ClusterSource {
                 Ok(Bounds { start: start.clamp(0, end.max(0)), end: end.max(0), leader_epoch })
             });
             Ok(bounds.collect())
+        }
+        .boxed()
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.round_trip.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default()
+    }
+
+    fn offsets_at<'a>(
+        &'a self,
+        partitions: &'a [TopicPartition],
+        time: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Result<Option<i64>>>>> {
+        async move {
+            let found = self.offsets(partitions, time.max(0), 0).await;
+            Ok(found.into_iter().map(|found| found.map(|(offset, _)| Some(offset).filter(|at| *at >= 0))).collect())
         }
         .boxed()
     }
@@ -543,9 +612,13 @@ impl Source for ClusterSource {
             let deadline = clock.monotonic().saturating_add(self.patience);
             let mut empty = 0;
             let mut is_anew = false;
+            let max_bytes = self.limit().map_or(max_bytes, |limit| limit.at_once(max_bytes));
             for tries in 0.. {
                 let pause = match self.fetch(partition, offset, max_bytes, is_anew).await {
                     Ok(fetched) if !fetched.records.is_empty() || offset >= fetched.high_watermark => {
+                        if let Some(limit) = self.limit() {
+                            limit.spend(fetched.records.len(), &**clock).await;
+                        }
                         return Ok(fetched.records);
                     }
                     // A quota is kept by answers without records (KIP-219).

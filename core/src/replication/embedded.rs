@@ -1,10 +1,12 @@
 //! An embedded broker's logs as copies reach them.
 
+use std::sync::Arc;
+
 use futures::future::{BoxFuture, FutureExt, ready};
 
 use super::logs::{LocalLogs, LogEnd};
-use super::{EpochEnd, GroupOffsets, Topic, TopicPartition};
-use crate::broker::{Broker, Context, Copy, RequestId};
+use super::{EpochEnd, GroupOffsets, Hole, Topic, TopicPartition};
+use crate::broker::{Broker, Context, Copy, ReplicaOf, RequestId, StoredHole};
 use crate::protocol::messages::OffsetCommitRequest;
 use crate::protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use crate::protocol::{ErrorCode, Response};
@@ -30,6 +32,68 @@ async fn synced<T>(broker: &Embedded, act: impl FnOnce(&mut Broker, RequestId, i
             "a sync failed; open the broker anew, its start recovers what was synced",
         )),
     }
+}
+
+impl Embedded {
+    /// What the copies here are of, if that was ever said.
+    ///
+    /// # Errors
+    /// `Corrupt` if what was remembered is unreadable; `Closed` if the broker is.
+    pub fn replica_of(&self) -> Result<Option<ReplicaOf>> {
+        self.with(|broker, _| broker.replica_of())?
+    }
+
+    /// Remembers what the copies here are of; synced when it returns.
+    ///
+    /// # Errors
+    /// What the device answers; `Closed` if the broker is.
+    pub async fn set_replica_of(&self, of: &ReplicaOf) -> Result<()> {
+        synced(self, |broker, id, now| {
+            broker.set_replica_of(of, now)?;
+            broker.sync_metadata(id, now)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// How each partition of the copies here stands, sorted by topic and number.
+    ///
+    /// # Errors
+    /// `Corrupt` if what was remembered is unreadable; `Closed` if the broker is.
+    pub fn copy_states(&self) -> Result<Vec<CopyState>> {
+        self.with(|broker, _| {
+            let mut states = Vec::new();
+            for copy in broker.copies() {
+                let topic: Arc<str> = copy.name.into();
+                for partition in 0..copy.partitions {
+                    let end = broker.log_end(&topic, partition);
+                    states.push(CopyState {
+                        start: end.map_or(0, |end| end.start),
+                        end: end.map_or(0, |end| end.end),
+                        bytes: end.map_or(0, |end| end.bytes),
+                        holes: broker.holes(&topic, partition)?,
+                        partition: TopicPartition::new(Arc::clone(&topic), partition),
+                    });
+                }
+            }
+            Ok(states)
+        })?
+    }
+}
+
+/// How a partition of a copy stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyState {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The log start offset.
+    pub start: i64,
+    /// The log end offset.
+    pub end: i64,
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// The latest hundred ranges of offsets that the source removed before they were copied.
+    pub holes: Vec<StoredHole>,
 }
 
 impl LocalLogs for Embedded {
@@ -108,6 +172,18 @@ impl LocalLogs for Embedded {
 
     fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {
         now(self, |broker, now| broker.reset_copy(&partition.topic, partition.partition, start, now))
+    }
+
+    fn note_hole<'a>(&'a self, partition: &'a TopicPartition, hole: Hole) -> BoxFuture<'a, Result<()>> {
+        async move {
+            synced(self, |broker, id, now| {
+                broker.note_hole(&partition.topic, partition.partition, hole.start, hole.end, now)?;
+                broker.sync_metadata(id, now)
+            })
+            .await
+            .map(drop)
+        }
+        .boxed()
     }
 
     fn raise_start<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {

@@ -20,7 +20,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::{
     Assignment, Bounds, ClusterSource, Copied, CopyOptions, EpochEnd, GroupOffsets, Hole, LocalLogs, LogSink, Parting,
-    Progress, Run, Selection, Sink, Source, Topic, TopicPartition, Until, agreed_ends, assign, copy,
+    Portion, Progress, Run, Selection, Sink, Source, Topic, TopicPartition, Until, agreed_ends, assign_portion, copy,
 };
 use crate::broker::METADATA_TOPIC;
 use crate::client::{Client, Topics};
@@ -36,40 +36,113 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 const CONFIGS_EVERY: u64 = 10;
 /// How long a partition that could not be settled is left alone.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long a full disk is left alone before what has come is written again.
+const PAUSE_WHEN_FULL: Duration = Duration::from_secs(1);
 /// How long a follower's own questions are tried before it looks at the cluster again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Copies what `selection` chooses of `source` into `logs` once, from where they end, and returns when that is synced.
+/// What to do about a topic that its source has deleted and made anew under the same name: another id, another history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recreated {
+    /// Leave the copy as it is and say so.
+    #[default]
+    Refuse,
+    /// Remove the copy and copy the new topic from its beginning.
+    Restart,
+}
+
+/// What to replicate, and how.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ReplicateOptions {
+    /// Which topics. Default: all but Kafka's own.
+    pub topics: Selection,
+    /// Which part of them. Default: all.
+    pub portion: Portion,
+    /// Whether to drop what is here of these topics and to copy them anew. Default: no.
+    pub full: bool,
+    /// What to do about topics that were made anew. Default: leave them. `full` starts over with them, too.
+    pub recreated: Recreated,
+    /// What to do with records that the source never had. Default: cut them off.
+    pub parting: Parting,
+    /// How to copy.
+    pub copy: CopyOptions,
+}
+
+impl Default for ReplicateOptions {
+    fn default() -> Self {
+        Self {
+            topics: Selection::all(),
+            portion: Portion::default(),
+            full: false,
+            recreated: Recreated::Refuse,
+            parting: Parting::CutBack,
+            copy: CopyOptions::default(),
+        }
+    }
+}
+
+/// Copies what `options` choose of `source` into `logs` once, from where they end, and returns when that is synced.
 ///
-/// Topics are made where they are not there, and get the source's partitions and configuration.
+/// Topics are made where they are not there, and get the source's partitions and configuration. What a partition fails with,
+/// or a topic that cannot be a copy here (`AlreadyExists` if `logs` have another of that name), is in its place in the result.
 ///
 /// # Errors
-/// `NotFound` if a topic is not there; `AlreadyExists` if `logs` have another topic of that name. What a partition fails with
-/// is in its place in the result.
+/// `NotFound` if a topic or partition is not there.
 pub async fn replicate(
     source: &dyn Source,
     logs: &dyn LocalLogs,
-    selection: &Selection,
-    parting: Parting,
-    options: &CopyOptions,
+    options: &ReplicateOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Copied> {
-    let topics = source.topics(selection).await?;
+    let mut topics = source.topics(&options.topics).await?;
+    options.portion.check_found(&topics)?;
+    let anew = options.full || options.recreated == Recreated::Restart;
+    let known = if anew { logs.copies().await? } else { Vec::new() };
+    let mut refused = Vec::new();
     for topic in &topics {
-        logs.create_copy(topic).await?;
+        if let Some(copy) = known.iter().find(|copy| copy.name == topic.name) {
+            let is_another = copy.id != topic.id && !topic.id.is_nil();
+            if options.full || is_another {
+                log::info!("starting over topic={} topic_id={} source_topic_id={}", topic.name, copy.id, topic.id);
+            }
+            if is_another {
+                logs.delete_copy(&topic.name).await?;
+            }
+        }
+        let made = logs.create_copy(topic).await;
+        match made {
+            Ok(()) => {}
+            // The others can be copied.
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Invalid) => {
+                refused.push((topic.name.clone(), error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        if options.full {
+            for partition in topic.topic_partitions().filter(|partition| options.portion.includes(partition)) {
+                logs.reset_copy(&partition, 0).await?;
+            }
+        }
     }
+    topics.retain(|topic| refused.iter().all(|(name, _)| *name != topic.name));
     let mut assignments = Vec::new();
     let mut failed = Vec::new();
-    for (place, assignment) in assign(source, &topics, Until::HighWatermark).await?.into_iter().enumerate() {
+    let assigned = assign_portion(source, &topics, &options.portion, Until::HighWatermark).await?;
+    for (place, assignment) in assigned.into_iter().enumerate() {
         match assignment {
             Ok(assignment) => assignments.push(assignment),
             Err(error) => failed.push((place, error)),
         }
     }
-    let mut copied = copy(source, &LogSink::new(logs, parting), &assignments, options, progress).await?;
+    let sink = LogSink::new(logs, options.parting);
+    options.portion.narrow(source, &sink, &mut assignments).await?;
+    let mut copied = copy(source, &sink, &assignments, &options.copy, progress).await?;
     for (place, error) in failed {
         copied.partitions.insert(place, Err(error));
     }
+    copied.partitions.extend(refused.into_iter().map(|(_, error)| Err(error)));
     Ok(copied)
 }
 
@@ -79,18 +152,25 @@ pub async fn replicate(
 pub struct FollowerOptions {
     /// Which topics. Default: all but Kafka's own.
     pub topics: Selection,
+    /// Which part of them, for an asynchronous follower. Default: all.
+    pub portion: Portion,
     /// The node id to fetch with, for a synchronous follower; `None`, the default, for an asynchronous one. Kafka's leaders
     /// refuse replicas that are not theirs: only for an Ottla leader.
     pub replica_id: Option<i32>,
-    /// Whether a topic that the leader no longer has, or has under another id, is deleted here, too. Default: no.
+    /// Whether a topic that was followed, and that the leader no longer has or has under another id, is deleted here, too.
+    /// Default: no.
     pub follow_deletions: bool,
+    /// What to do about a topic that the leader has made anew. Default: leave the copy, and say so.
+    pub recreated: Recreated,
+    /// The id of the cluster that is followed: another one is refused. Default: that of the one that answers first.
+    pub cluster_id: Option<String>,
     /// Whose committed offsets follow, too. Default: nobody's.
     pub groups: Option<Selection>,
     /// How often to look for topics, partitions, configurations and committed offsets. Default 1 s.
     pub refresh_interval: Duration,
     /// How many bytes a fetch brings at most, about. Default 16 MiB.
     pub max_bytes: usize,
-    /// How many of them from one partition. Default 2 MiB.
+    /// How many of them from one partition; an asynchronous follower takes more while few partitions are behind. Default 2 MiB.
     pub partition_max_bytes: usize,
     /// How long the leader may wait for records. Default 500 ms.
     pub max_wait: Duration,
@@ -100,8 +180,11 @@ impl Default for FollowerOptions {
     fn default() -> Self {
         Self {
             topics: Selection::all(),
+            portion: Portion::default(),
             replica_id: None,
             follow_deletions: false,
+            recreated: Recreated::Refuse,
+            cluster_id: None,
             groups: None,
             refresh_interval: Duration::from_secs(1),
             max_bytes: 16 << 20,
@@ -184,6 +267,10 @@ struct State {
     cluster_id: Option<String>,
     /// What following each leader failed with last, until it goes on: said once.
     failures: BTreeMap<i32, String>,
+    /// Why nothing is written, while there is no room.
+    paused: Option<String>,
+    /// Counts the changes that [`Follower::status`] and its like tell of.
+    changes: u64,
 }
 
 impl Follower {
@@ -197,7 +284,8 @@ impl Follower {
     ) -> (Self, BoxFuture<'static, Result<()>>) {
         let source = source.with_patience(PATIENCE);
         let fetcher = source.client().separate();
-        let shared = Arc::new(Shared { source, fetcher, logs, options, state: Mutex::default() });
+        let state = State { cluster_id: options.cluster_id.clone(), ..State::default() };
+        let shared = Arc::new(Shared { source, fetcher, logs, options, state: Mutex::new(state) });
         let (abort, registration) = AbortHandle::new_pair();
         let driver = Abortable::new(drive(Arc::clone(&shared)), registration);
         (Self { shared, abort }, driver.map(|ended| ended.unwrap_or(Ok(()))).boxed())
@@ -216,6 +304,16 @@ impl Follower {
     /// Why nothing can be followed, while that is so: the leader is away, or a topic of that name is no copy of it.
     pub fn error(&self) -> Option<String> {
         self.shared.state().error.clone()
+    }
+
+    /// Why nothing is written, while there is no room on the disk: it goes on by itself when there is some.
+    pub fn paused(&self) -> Option<String> {
+        self.shared.state().paused.clone()
+    }
+
+    /// A number that is another one whenever what the others tell may have changed.
+    pub fn changes(&self) -> u64 {
+        self.shared.state().changes
     }
 
     /// Waits until every partition has what the leader had when it was asked after this call.
@@ -287,7 +385,9 @@ async fn drive(shared: Arc<Shared>) -> Result<()> {
                 is_refreshing = false;
                 let pause = match result {
                     Ok(()) => {
-                        shared.state().error = None;
+                        let mut state = shared.state();
+                        state.changes += u64::from(state.error.take().is_some());
+                        drop(state);
                         shared.options.refresh_interval
                     }
                     Err(error) if is_final(&error) || error.kind() == ErrorKind::Unsupported => return Err(error),
@@ -339,6 +439,30 @@ impl Shared {
         if state.error.as_ref() != Some(&error) {
             log::warn!("cannot follow now: {error}");
             state.error = Some(error);
+            state.changes += 1;
+        }
+    }
+
+    /// Waits a moment, because there is no room for what has come for `partition`.
+    async fn pause(&self, partition: &TopicPartition, error: &Error) {
+        {
+            let mut state = self.state();
+            let why = format!("paused until there is room: {error}");
+            if state.paused.is_none() {
+                log::warn!("{why} partition={partition}");
+            }
+            state.paused = Some(why.clone());
+            state.status.entry(partition.clone()).or_default().error = Some(why);
+            state.changes += 1;
+        }
+        self.source.client().clock().sleep(PAUSE_WHEN_FULL).await;
+    }
+
+    fn resumed(&self) {
+        let mut state = self.state();
+        if state.paused.take().is_some() {
+            log::warn!("there is room again, going on");
+            state.changes += 1;
         }
     }
 
@@ -363,7 +487,9 @@ impl Shared {
                 continue;
             }
             // Only one that was seen to go: what is here is removed for nothing less.
-            if self.options.follow_deletions && known.is_some() && self.is_another(&topic).await? {
+            let may_remove =
+                self.options.recreated == Recreated::Restart || (self.options.follow_deletions && known.is_some());
+            if may_remove && self.is_another(&topic).await? {
                 log::warn!("the leader has deleted a topic and made it anew, starting over topic={}", topic.name);
                 self.forget(&topic.name);
                 self.logs.delete_copy(&topic.name).await?;
@@ -412,7 +538,7 @@ impl Shared {
                 format!("the leader has this follower's node id, give the follower one of its own node_id={id}");
             return Err(Error::new(ErrorKind::Fenced, message));
         }
-        if self.options.replica_id.is_some() && self.state().cluster_id.is_none() {
+        if self.options.replica_id.is_some() && self.state().refreshes == 0 {
             self.check_takes_followers(cluster.controller_id).await?;
         }
         let mut state = self.state();
@@ -465,13 +591,15 @@ impl Shared {
             partitions.retain(|partition, _| *partition.topic != *name);
         }
         state.generation += 1;
+        state.changes += 1;
     }
 
     fn note_leaders(&self, topics: &[Topic]) {
         let cluster = self.source.client().cluster();
         let mut leaders: BTreeMap<i32, BTreeMap<TopicPartition, i32>> = BTreeMap::new();
         let mut state = self.state();
-        for partition in topics.iter().flat_map(Topic::topic_partitions) {
+        let chosen = |partition: &TopicPartition| self.options.portion.includes(partition);
+        for partition in topics.iter().flat_map(Topic::topic_partitions).filter(chosen) {
             let leader = cluster.leader(&partition.topic, partition.partition);
             let status = state.status.entry(partition.clone()).or_default();
             status.leader = leader.map(|(leader, _)| leader);
@@ -485,6 +613,7 @@ impl Shared {
         if state.leaders != leaders {
             state.leaders = leaders;
             state.generation += 1;
+            state.changes += 1;
         }
     }
 
@@ -523,11 +652,14 @@ impl Shared {
         for partition in partitions {
             state.status.entry(partition).or_default().error = Some(error.to_string());
         }
+        state.changes += 1;
     }
 
     fn note(&self, partition: &TopicPartition, note: impl FnOnce(&mut PartitionStatus)) {
-        if let Some(status) = self.state().status.get_mut(partition) {
+        let mut state = self.state();
+        if let Some(status) = state.status.get_mut(partition) {
             note(status);
+            state.changes += 1;
         }
     }
 }
@@ -583,7 +715,8 @@ async fn follow_leader(shared: &Shared, leader: i32) -> Result<()> {
         if followed.values().all(|known| known.is_new) {
             continue;
         }
-        let request = fetch_request(&shared.options, &mut session, &mut followed);
+        let at_once = shared.source.limit().map_or(usize::MAX, |limit| limit.at_once(usize::MAX));
+        let request = fetch_request(&shared.options, at_once, &mut session, &mut followed);
         let response = shared.fetcher.call_node(leader, request).await?;
         match response.error_code {
             ErrorCode::NONE => {}
@@ -594,6 +727,11 @@ async fn follow_leader(shared: &Shared, leader: i32) -> Result<()> {
             code => return Err(Error::from_code(code, code.message())),
         }
         session.id = response.session_id;
+        if let Some(limit) = shared.source.limit() {
+            let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+            let bytes = partitions.filter_map(|data| data.records.as_ref()).map(bytes::Bytes::len).sum();
+            limit.spend(bytes, &**shared.source.client().clock()).await;
+        }
         session.epoch = if session.id == 0 { 0 } else { (session.epoch % i32::MAX) + 1 };
         take_in(shared, &sink, leader, &mut followed, response).await?;
     }
@@ -644,6 +782,7 @@ async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<Top
     {
         return Err(error.context(format_args!("partition={partition}")));
     }
+    shared.options.portion.narrow(&shared.source, sink, &mut assignments).await?;
     let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
     let ends = sink.ends(&names).await?;
     let agreed = agreed_ends(&source, sink, &assignments, ends).await?;
@@ -699,10 +838,17 @@ async fn start(
 
 fn fetch_request(
     options: &FollowerOptions,
+    at_once: usize,
     session: &mut Session,
     followed: &mut BTreeMap<TopicPartition, Followed>,
 ) -> FetchRequest {
     let is_full = session.epoch == 0;
+    // What few partitions lack comes in few answers, from a leader that is far away.
+    let behind = followed.values().filter(|known| known.next < known.high_watermark).count().max(1);
+    let partition_max_bytes = match options.replica_id {
+        Some(_) => options.partition_max_bytes,
+        None => (options.max_bytes / behind).max(options.partition_max_bytes),
+    };
     let mut topics: Vec<FetchTopic> = Vec::new();
     for (partition, known) in followed.iter_mut().filter(|(_, known)| !known.is_new) {
         if !is_full && !known.is_changed {
@@ -719,7 +865,7 @@ fn fetch_request(
             // Where the leader is one that counts us as a replica, it looks with each fetch whether histories part.
             last_fetched_epoch: if options.replica_id.is_some() { known.leader_epoch } else { -1 },
             log_start_offset: if options.replica_id.is_some() { known.log_start } else { -1 },
-            partition_max_bytes: i32::try_from(options.partition_max_bytes).unwrap_or(i32::MAX),
+            partition_max_bytes: i32::try_from(partition_max_bytes.min(at_once)).unwrap_or(i32::MAX),
             ..Default::default()
         };
         if let Some(topic) = topics.last_mut() {
@@ -736,7 +882,7 @@ fn fetch_request(
         replica_id: options.replica_id.unwrap_or(-1),
         max_wait_ms: i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX),
         min_bytes: 1,
-        max_bytes: i32::try_from(options.max_bytes).unwrap_or(i32::MAX),
+        max_bytes: i32::try_from(options.max_bytes.min(at_once)).unwrap_or(i32::MAX),
         isolation_level: 0,
         session_id: session.id,
         session_epoch: session.epoch,
@@ -850,7 +996,18 @@ async fn take_in_partition(
         (known.next, known.leader_epoch) = (last.next_offset(), last.partition_leader_epoch());
         known.is_changed = true;
         let (records, bytes) = (run.records(), run.bytes().len() as u64);
-        sink.write(partition, run).await?;
+        // Nothing of it is written where there is no room, and it is not asked for again.
+        let mut had_room = true;
+        while let Err(error) = sink.write(partition, run.clone()).await {
+            if error.kind() != ErrorKind::Full {
+                return Err(error);
+            }
+            had_room = false;
+            shared.pause(partition, &error).await;
+        }
+        if !had_room {
+            shared.resumed();
+        }
         known.log_start = known.log_start.max(0);
         shared.note(partition, |status| {
             status.records += records;

@@ -46,6 +46,9 @@ pub trait LocalLogs: Send + Sync {
     /// Drops everything; the log then begins and ends at `start`.
     fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>>;
 
+    /// Remembers, durably, that the copy lacks these offsets although its source had them.
+    fn note_hole<'a>(&'a self, partition: &'a TopicPartition, hole: Hole) -> BoxFuture<'a, Result<()>>;
+
     /// Raises the log start offset, if it is below `start`.
     fn raise_start<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>>;
 
@@ -139,8 +142,10 @@ impl Sink for LogSink<'_> {
 
     fn begin<'a>(&'a self, partition: &'a TopicPartition, start: i64, hole: Option<Hole>) -> BoxFuture<'a, Result<()>> {
         async move {
-            if let Some(Hole { start, end }) = hole {
+            if let Some(hole) = hole {
+                let Hole { start, end } = hole;
                 log::warn!("the source no longer has offsets that were to be copied partition={partition} offsets={start}..{end}");
+                self.logs.note_hole(partition, hole).await?;
             }
             // Not before the first batch is here: it may begin below `start`, and batches are not cut.
             self.begun().insert(partition.clone(), start);
@@ -176,11 +181,16 @@ impl Sink for LogSink<'_> {
 
     fn write<'a>(&'a self, partition: &'a TopicPartition, run: Run) -> BoxFuture<'a, Result<()>> {
         async move {
-            let begun = self.begun().remove(partition);
-            if let (Some(start), Some(first)) = (begun, run.batches().first()) {
-                self.logs.reset_copy(partition, start.min(first.base_offset())).await?;
-            }
-            self.logs.append_copy(partition, run.into_batches()).await
+            let begun = self.begun().get(partition).copied();
+            let (Some(start), Some(first)) = (begun, run.batches().first()) else {
+                return self.logs.append_copy(partition, run.into_batches()).await;
+            };
+            self.logs.reset_copy(partition, start.min(first.base_offset())).await?;
+            self.logs.append_copy(partition, run.into_batches()).await?;
+            // Batches are not cut, but what lies below is not there.
+            self.logs.raise_start(partition, start).await?;
+            self.begun().remove(partition);
+            Ok(())
         }
         .boxed()
     }

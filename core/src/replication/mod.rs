@@ -13,6 +13,7 @@ mod embedded;
 mod follower;
 mod logs;
 mod member;
+mod portion;
 mod promotion;
 mod selection;
 
@@ -21,6 +22,7 @@ pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::mpsc;
@@ -31,13 +33,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::record::{Batch, RecordError};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
-pub use follower::{Follower, FollowerOptions, PartitionStatus, replicate};
+pub use embedded::CopyState;
+pub use follower::{Follower, FollowerOptions, PartitionStatus, Recreated, ReplicateOptions, replicate};
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};
 pub use member::{Connect, Member, MemberOptions, Role};
+pub use portion::{Begin, Portion};
 pub use promotion::{NodeState, PartitionState, Survey, promote, survey};
 pub use selection::Selection;
 
@@ -137,7 +141,7 @@ pub trait Source: Send + Sync {
     /// The topics that `selection` chooses, sorted by name.
     ///
     /// # Errors
-    /// `NotFound` if one that is named is not there.
+    /// `NotFound` if one that is named is not there, or none is that a pattern matches.
     fn topics<'a>(&'a self, selection: &'a Selection) -> BoxFuture<'a, Result<Vec<Topic>>>;
 
     /// What groups have committed for `topics`, of the groups that `selection` chooses, sorted by group.
@@ -161,6 +165,19 @@ pub trait Source: Send + Sync {
         epochs: &'a [(TopicPartition, i32)],
     ) -> BoxFuture<'a, Result<Vec<Result<Option<EpochEnd>>>>>;
 
+    /// The first offset of `time` or later in each of `partitions`, in their order; `None` where there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` if the source cannot tell, as most cannot.
+    fn offsets_at<'a>(
+        &'a self,
+        partitions: &'a [TopicPartition],
+        time: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Result<Option<i64>>>>> {
+        let message = format!("this source does not tell where a time is time={time} partitions={}", partitions.len());
+        futures::future::ready(Err(Error::new(ErrorKind::Unsupported, message))).boxed()
+    }
+
     /// Whole batches as stored, from the one that holds `offset` or is the first after it; about `max_bytes`, but one whole
     /// batch at least. The last may be cut off. Empty if there is none below the end.
     ///
@@ -168,6 +185,11 @@ pub trait Source: Send + Sync {
     /// `OutOfRange` if `offset` is below the log start or beyond the end.
     fn read<'a>(&'a self, partition: &'a TopicPartition, offset: i64, max_bytes: usize)
     -> BoxFuture<'a, Result<Bytes>>;
+
+    /// How long an answer takes at least that brings nothing, as far as that is known: what each read waits for.
+    fn round_trip(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// How many bytes a read brings at least when there are as many: what a partition costs in memory however little of it
     /// is wanted.
@@ -473,8 +495,12 @@ impl Copied {
 
 /// The size of a partition's first read: little, because most partitions of an incremental copy have little that is new.
 const FIRST_READ: usize = 1 << 20;
-/// The size of the reads after the first.
-const READ: usize = 4 << 20;
+/// The sizes of the reads after the first. Small ones are faster, as memory that was just used is; but each waits for the way
+/// there and back, and from far away they are as large as the memory allows. Kafka's brokers answer with 55 MiB at most
+/// (`fetch.max.bytes`).
+const READ: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
+/// How much a partition's reads should bring in a second, of the waits between them: 10 ms make up for the smallest.
+const WANTED_BYTES_PER_SECOND: u128 = 400 << 20;
 /// The largest batch that is copied. Brokers refuse larger ones long before.
 const MAX_BATCH: usize = 1 << 30;
 /// How often a sink may be found to hold another history: once for each epoch or object that it has to give up.
@@ -487,9 +513,20 @@ const MAX_ROUNDS: usize = 10_000;
 /// # Errors
 /// The source's, if it cannot be asked at all.
 pub async fn assign(source: &dyn Source, topics: &[Topic], until: Until) -> Result<Vec<Result<Assignment>>> {
+    assign_portion(source, topics, &Portion::default(), until).await
+}
+
+/// As [`assign`], for the partitions that `portion` includes.
+async fn assign_portion(
+    source: &dyn Source,
+    topics: &[Topic],
+    portion: &Portion,
+    until: Until,
+) -> Result<Vec<Result<Assignment>>> {
     let partitions: Vec<(TopicPartition, bool)> = topics
         .iter()
         .flat_map(|topic| topic.topic_partitions().map(|partition| (partition, topic.is_compacted())))
+        .filter(|(partition, _)| portion.includes(partition))
         .collect();
     let names: Vec<TopicPartition> = partitions.iter().map(|(partition, _)| partition.clone()).collect();
     let bounds = source.bounds(&names, until).await?;
@@ -534,30 +571,42 @@ pub async fn copy(
     let mut ends = agreed_ends(source, sink, assignments, ends).await?;
 
     let small = (options.max_bytes / 2 / source.least_read().max(1)).clamp(1, options.max_partitions.max(1));
-    let large = options.max_bytes.saturating_sub(small * source.least_read()) / (sink.held_back() + 2 * READ);
-    let total_offsets = assignments.iter().zip(&ends).map(|(assignment, agreed)| {
-        let start = agreed.as_ref().ok().and_then(|agreed| agreed.end).map_or(assignment.bounds.start, |end| end.end);
-        assignment.bounds.end.saturating_sub(start.max(assignment.bounds.start)).max(0) as u64
-    });
+    let large_bytes = options.max_bytes.saturating_sub(small * source.least_read());
+    let large = (large_bytes / (sink.held_back() + 2 * READ.start())).clamp(1, small);
+    let missing: Vec<u64> = assignments
+        .iter()
+        .zip(&ends)
+        .map(|(assignment, agreed)| {
+            let end = agreed.as_ref().ok().and_then(|agreed| agreed.end);
+            let start = end.map_or(assignment.bounds.start, |end| end.end);
+            assignment.bounds.end.saturating_sub(start.max(assignment.bounds.start)).max(0) as u64
+        })
+        .collect();
     let copying = Copying {
         source,
         sink,
         options,
-        large: Permits::new(large.clamp(1, small)),
-        tally: Tally { total_partitions: assignments.len(), total_offsets: total_offsets.sum(), ..Tally::default() },
+        large: Permits::new(large),
+        large_bytes,
+        most_large: large,
+        left: AtomicUsize::new(missing.iter().filter(|missing| **missing > 0).count()),
+        tally: Tally { total_partitions: assignments.len(), total_offsets: missing.iter().sum(), ..Tally::default() },
         progress,
         stopped: AtomicUsize::new(0),
     };
     // By index and boxed, because the compiler cannot tell that it is `Send` otherwise.
     let mut done: Vec<(usize, Result<PartitionCopied>)> = stream::iter(0..assignments.len())
         .map(|index| {
-            let (copying, assignment) = (&copying, &assignments[index]);
+            let (copying, assignment, is_missing) = (&copying, &assignments[index], missing[index] > 0);
             let agreed = std::mem::replace(&mut ends[index], Ok(Agreed::default()));
             async move {
                 let copied = match agreed {
                     Ok(agreed) => copying.partition(assignment, agreed).await,
                     Err(error) => Err(error),
                 };
+                if is_missing {
+                    copying.left.fetch_sub(1, Ordering::Relaxed);
+                }
                 let copied = copied.map_err(|error| {
                     if stops_all(&error) {
                         copying.stopped.store(1, Ordering::Relaxed);
@@ -679,6 +728,11 @@ struct Copying<'a> {
     options: &'a CopyOptions,
     /// For partitions that have more than a first read: these hold a lot of memory.
     large: Permits,
+    /// What those may hold together, and how many they are at most.
+    large_bytes: usize,
+    most_large: usize,
+    /// How many partitions lack something and are not done.
+    left: AtomicUsize,
     tally: Tally,
     progress: &'a (dyn Fn(&Progress) + Send + Sync),
     stopped: AtomicUsize,
@@ -776,7 +830,10 @@ impl Copying<'_> {
         while first.is_some() || position.next < bounds.end {
             let run = match first.take() {
                 Some(run) => run,
-                None => self.read(assignment, &position, if permit.is_some() { READ } else { FIRST_READ }).await?,
+                None => {
+                    let size = if permit.is_some() { self.read_size() } else { FIRST_READ };
+                    self.read(assignment, &position, size).await?
+                }
             };
             if run.batches.is_empty() {
                 if !self.pass_over(assignment, &mut position).await? {
@@ -791,7 +848,7 @@ impl Copying<'_> {
                 }
                 // The next batches come while these are written.
                 let (written, next) =
-                    futures::join!(self.sink.write(partition, run), self.read(assignment, &position, READ));
+                    futures::join!(self.sink.write(partition, run), self.read(assignment, &position, self.read_size()));
                 written?;
                 // If there is none, it is asked for again before it is believed.
                 first = Some(next?).filter(|run| !run.batches.is_empty());
@@ -814,6 +871,15 @@ impl Copying<'_> {
             hole: position.hole,
             parted_at,
         })
+    }
+
+    /// How large a read is: two of each partition, one that comes and one that is written, are within what all may hold, also
+    /// while the number of those that are left goes down.
+    fn read_size(&self) -> usize {
+        let partitions = self.left.load(Ordering::Relaxed).clamp(1, self.most_large);
+        let share = (self.large_bytes / partitions).saturating_sub(self.sink.held_back()) / 2;
+        let wanted = self.source.round_trip().as_micros() * WANTED_BYTES_PER_SECOND / 1_000_000;
+        usize::try_from(wanted).unwrap_or(usize::MAX).min(share).clamp(*READ.start(), *READ.end())
     }
 
     /// Where to begin when the sink ends at `end`; says so to the sink where that is not simply its end.

@@ -82,6 +82,32 @@ impl Selection {
         })
     }
 
+    /// Fails unless every name, and something at all, is among `found`. A pattern may come to match later: that nothing does
+    /// yet is a warning.
+    ///
+    /// # Errors
+    /// `NotFound` with the first that is not.
+    pub fn check_names_found<'a>(&self, what: &str, found: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
+        let is_empty = !found.clone().any(|found| self.matches(found));
+        for choice in &self.choices {
+            let missing = match choice {
+                Choice::Name(name) => !found.clone().any(|found| found == name),
+                Choice::Pattern { text, regex } if !found.clone().any(|found| regex.is_match(found)) => {
+                    if !is_empty {
+                        log::warn!("no {what} matches yet pattern={text}");
+                    }
+                    is_empty
+                }
+                Choice::Pattern { .. } => false,
+            };
+            if missing {
+                let (Choice::Name(text) | Choice::Pattern { text, .. }) = choice;
+                return Err(Error::new(ErrorKind::NotFound, format!("no such {what} {what}={text}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Fails unless every name, and something for every pattern, is among `found`: what is not there is no success.
     ///
     /// # Errors

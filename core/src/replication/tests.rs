@@ -176,6 +176,23 @@ impl Source for MemoryCluster {
         .boxed()
     }
 
+    fn offsets_at<'a>(
+        &'a self,
+        partitions: &'a [TopicPartition],
+        time: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Result<Option<i64>>>>> {
+        async move {
+            let mut inner = self.lock();
+            let found = partitions.iter().map(|partition| {
+                let log = inner.log(&partition.topic, partition.partition as usize);
+                // As `batch` makes them: a record's time is its offset and a thousand.
+                Ok(Some((time - 1_000).max(log.start)).filter(|offset| *offset < log.end))
+            });
+            Ok(found.collect())
+        }
+        .boxed()
+    }
+
     fn epoch_ends<'a>(
         &'a self,
         epochs: &'a [(TopicPartition, i32)],
@@ -235,6 +252,7 @@ pub(crate) struct MemoryLogs {
 pub(crate) struct Logs {
     pub(crate) topics: BTreeMap<String, (Topic, Vec<MemoryLog>)>,
     pub(crate) groups: Vec<GroupOffsets>,
+    pub(crate) holes: Vec<(TopicPartition, Hole)>,
     pub(crate) promoted: Vec<String>,
     /// How many calls that change something there were, and at which one all fails.
     pub(crate) calls: u64,
@@ -278,10 +296,10 @@ impl MemoryLogs {
 impl LocalLogs for MemoryLogs {
     fn create_copy<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<()>> {
         self.change(|inner| {
+            if inner.topics.get(&topic.name).is_some_and(|(there, _)| there.id != topic.id) {
+                return Err(Error::new(ErrorKind::AlreadyExists, "another topic is there"));
+            }
             let logs = match inner.topics.remove(&topic.name) {
-                Some((there, _)) if there.id != topic.id => {
-                    return Err(Error::new(ErrorKind::AlreadyExists, "another topic is there"));
-                }
                 Some((_, mut logs)) => {
                     logs.resize(topic.partitions.len(), MemoryLog::default());
                     logs
@@ -351,6 +369,13 @@ impl LocalLogs for MemoryLogs {
     fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {
         self.change_log(partition, move |log| {
             *log = MemoryLog { start, end: start, high_watermark: start, batches: Vec::new() };
+        })
+    }
+
+    fn note_hole<'a>(&'a self, partition: &'a TopicPartition, hole: Hole) -> BoxFuture<'a, Result<()>> {
+        self.change(move |inner| {
+            inner.holes.push((partition.clone(), hole));
+            Ok(())
         })
     }
 
@@ -500,7 +525,91 @@ fn what_retention_took_before_it_was_copied_is_a_hole() {
     let copied = replicate(&cluster, &logs, Parting::CutBack).unwrap();
     let holes: Vec<Option<Hole>> = copied.done().map(|done| done.hole).collect();
     assert_eq!(holes, [Some(Hole { start: 12, end: 32 }), None]);
+    let noted = (TopicPartition::new("orders", 0), Hole { start: 12, end: 32 });
+    assert_eq!(logs.inner.lock().unwrap().holes, [noted]);
     assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+/// Copies what `options` say of `source` to `logs` once.
+fn replicate_with(source: &MemoryCluster, logs: &MemoryLogs, options: &ReplicateOptions) -> Result<Copied> {
+    block_on(super::replicate(source, logs, options, &|_| {}))
+}
+
+#[test]
+fn a_part_begins_where_it_is_told_and_goes_on_from_its_end() {
+    let cluster = MemoryCluster::with_orders();
+    for (begin, start) in [
+        (Begin::Start, 0),
+        (Begin::Last(3), 9),
+        (Begin::Last(7), 5),
+        (Begin::Last(100), 0),
+        (Begin::Last(0), 12),
+        (Begin::Since(1_006), 6),
+        (Begin::Since(0), 0),
+        (Begin::Since(9_999), 12),
+    ] {
+        let logs = MemoryLogs::default();
+        let mut options = ReplicateOptions { portion: Portion::from(begin), ..ReplicateOptions::default() };
+        options.portion = options.portion.with_partitions(["orders:1"]).unwrap();
+        let copied = replicate_with(&cluster, &logs, &options).unwrap().all().unwrap();
+        let of = |copied: &Copied| -> Vec<(i32, i64, i64)> {
+            copied.done().map(|done| (done.partition.partition, done.start, done.end)).collect()
+        };
+        assert_eq!(of(&copied), [(1, start, 12)], "{begin:?}");
+        let there = logs.logs("orders");
+        assert_eq!((there[1].start, there[1].end, there[1].high_watermark), (start, 12, 12), "{begin:?}");
+        assert_eq!(there[0], MemoryLog::default());
+        let expected: Vec<Batch> =
+            cluster.logs("orders")[1].batches.iter().filter(|b| b.next_offset() > start).cloned().collect();
+        assert_eq!(there[1].batches, expected, "{begin:?}");
+
+        let later = MemoryCluster::with_orders();
+        later.lock().log("orders", 1).append(2, 10, 10);
+        let copied = replicate_with(&later, &logs, &options).unwrap().all().unwrap();
+        assert_eq!(of(&copied), [(1, 12, 22)], "{begin:?}");
+        assert_eq!(logs.logs("orders")[1].start, start, "{begin:?}");
+    }
+    let options = |choice: &str| ReplicateOptions {
+        portion: Portion::default().with_partitions([choice]).unwrap(),
+        ..ReplicateOptions::default()
+    };
+    for missing in ["orders:2", "payments:0"] {
+        let error = replicate_with(&cluster, &MemoryLogs::default(), &options(missing)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    for wrong in ["orders", "orders:", "orders:x", "orders:-1", "orders:1;2"] {
+        assert_eq!(Portion::default().with_partitions([wrong]).unwrap_err().kind(), ErrorKind::Invalid, "{wrong}");
+    }
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_refused_while_others_go_on_or_started_over() {
+    let (cluster, logs) = (MemoryCluster::with_orders(), MemoryLogs::default());
+    let plain = ReplicateOptions::default();
+    replicate_with(&cluster, &logs, &plain).unwrap().all().unwrap();
+    let before = logs.logs("orders");
+    let anew = |id| {
+        let mut inner = cluster.lock();
+        inner.add_topic("orders", id, 1);
+        inner.log("orders", 0).append_seeded(0, 4, 10, id as u8);
+    };
+    anew(8);
+    cluster.lock().add_topic("payments", 20, 1);
+    cluster.lock().log("payments", 0).append(0, 3, 10);
+    let copied = replicate_with(&cluster, &logs, &plain).unwrap();
+    assert_eq!(copied.done().map(|done| done.partition.to_string()).collect::<Vec<_>>(), ["payments-0"]);
+    assert_eq!(copied.all().unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(logs.logs("orders"), before);
+    for (id, options) in [
+        (8, ReplicateOptions { recreated: Recreated::Restart, ..ReplicateOptions::default() }),
+        (9, ReplicateOptions { full: true, ..ReplicateOptions::default() }),
+    ] {
+        anew(id);
+        replicate_with(&cluster, &logs, &options).unwrap().all().unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        let copied = replicate_with(&cluster, &logs, &plain).unwrap().all().unwrap();
+        assert_eq!(copied.records(), 0);
+    }
 }
 
 #[test]
@@ -659,4 +768,12 @@ fn a_selection_is_names_and_whole_patterns() {
     assert_eq!("a(b".parse::<Selection>().unwrap_err().kind(), ErrorKind::Invalid);
     let missing = selection.check_found("topic", ["orders", "a.b", "xxy"].into_iter()).unwrap_err();
     assert_eq!(missing.to_string(), "no such topic topic=pay.*");
+    // What may come later need not be there.
+    selection.check_names_found("topic", ["orders", "a.b", "xxy"].into_iter()).unwrap();
+    let missing = selection.check_names_found("topic", ["orders", "payments"].into_iter()).unwrap_err();
+    assert_eq!(missing.to_string(), "no such topic topic=a.b");
+    let pattern: Selection = "pay.*".parse().unwrap();
+    let missing = pattern.check_names_found("topic", ["orders"].into_iter()).unwrap_err();
+    assert_eq!(missing.to_string(), "no such topic topic=pay.*");
+    Selection::all().check_names_found("topic", [].into_iter()).unwrap();
 }

@@ -11,7 +11,6 @@ use crate::client::config::OptionInfo;
 use crate::client::{Client, ClientConfig, Options};
 use crate::native::pipe::{BOOTSTRAP_TIMEOUT_MS, Place, check_holds_something};
 use crate::native::{LocalBroker, Location, Runtime, properties};
-use crate::transport::Embedded;
 use crate::{Error, ErrorKind, Result};
 
 /// Options of whatever speaks to a cluster.
@@ -47,7 +46,7 @@ impl ConnectionArgs {
         Ok(options)
     }
 
-    /// The options that all clients share.
+    /// What was given of the options that all clients share.
     pub(super) fn client_options(&self) -> Result<Options> {
         Ok(own_options(&self.options()?, &[]))
     }
@@ -107,13 +106,6 @@ impl Connection {
         Ok(Self { runtime, options, local: Some(local) })
     }
 
-    /// Opens the log directory `path`, made when missing.
-    pub(super) fn open_directory(path: &str) -> Result<Self> {
-        let runtime = Runtime::new()?;
-        let local = LocalBroker::open(&runtime, Location::Directory(path.into()), BrokerConfig::default())?;
-        Ok(Self { runtime, options: Options::new(), local: Some(local) })
-    }
-
     /// Waits for `future`.
     pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
@@ -127,14 +119,6 @@ impl Connection {
     /// Those of the options given that are in `own` or that all clients share; a command adds its own.
     pub(super) fn options(&self, own: &[OptionInfo]) -> Options {
         own_options(&self.options, own)
-    }
-
-    /// The embedded broker of a directory.
-    pub(super) fn embedded(&self) -> Result<Embedded> {
-        let local = self.local.as_ref();
-        local
-            .map(|local| local.embedded().clone())
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a cluster has no embedded broker"))
     }
 
     /// A client by `config`.

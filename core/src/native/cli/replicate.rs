@@ -1,24 +1,21 @@
 //! `ottla replicate`.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use futures::future::BoxFuture;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::connection::{Connection, ConnectionArgs};
-use super::copies::{TopicsArg, progress_bar, report, show};
+use super::connection::ConnectionArgs;
+use super::copies::{progress_bar, report, show};
+use super::position::parse_time;
 use super::{Output, table, wait_for_signal};
-use crate::Result;
-use crate::native::pipe::{check_apart, start_over};
-use crate::replication::{
-    ClusterSource, CopyOptions, Follower, FollowerOptions, Member, Parting, PartitionCopied, Role, Selection, Source,
-    replicate,
-};
-use crate::transport::Embedded;
+use crate::native::pipe::{OpenSource, Place};
+use crate::native::{Replica, ReplicaOptions, Runtime};
+use crate::replication::{Begin, Follower, Member, PartitionCopied, Portion, Recreated, Role, Selection};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// How often what follows is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -35,8 +32,9 @@ pub(super) struct Replicate {
     #[arg(value_name = "DIR")]
     target: String,
 
-    #[command(flatten)]
-    topics: TopicsArg,
+    /// Topics and patterns such as 'orders,pay.*'. When not given, those that were chosen last for DIR, or all but Kafka's own
+    #[arg(long, value_name = "TOPICS")]
+    topics: Option<String>,
 
     /// Start over: drop what DIR has of these topics and copy them from their beginning
     #[arg(long)]
@@ -46,39 +44,125 @@ pub(super) struct Replicate {
     #[arg(short = 'F', long)]
     follow: bool,
 
+    /// Of partitions that have not begun, only records of this time or later: 2026-08-01T12:00Z, or 1h, 30m, 7d before now
+    #[arg(long, value_name = "TIME", value_parser = since, allow_hyphen_values = true, help_heading = "A part of it")]
+    since: Option<Timestamp>,
+
+    /// Of partitions that have not begun, only the last N records
+    #[arg(long, value_name = "N", conflicts_with = "since", help_heading = "A part of it")]
+    last: Option<u64>,
+
+    /// Of a topic, only these partitions: orders:0,2. May be repeated
+    #[arg(long, value_name = "TOPIC:N,N", help_heading = "A part of it")]
+    partitions: Vec<String>,
+
+    /// Copy the committed offsets of these groups, too: names and patterns
+    #[arg(long, value_name = "GROUPS")]
+    groups: Option<Selection>,
+
+    /// A topic that was deleted and made anew at the source: 'refuse' leaves the copy and says so, 'restart' copies the new one
+    #[arg(long, value_enum, default_value_t = RecreatedArg::Refuse)]
+    recreated: RecreatedArg,
+
+    /// Read so many bytes in a second at most: 500kB, 10MB
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
+    limit_rate: Option<u64>,
+
+    /// Hold so many bytes in memory, about
+    #[arg(long, value_name = "BYTES", value_parser = rate, default_value = "64MiB")]
+    max_memory: u64,
+
     #[command(flatten)]
     connection: ConnectionArgs,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RecreatedArg {
+    Refuse,
+    Restart,
+}
+
 impl Replicate {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let selection = self.topics.selection()?;
-        let source = Connection::open(&self.source, &self.connection)?;
-        let from = ClusterSource::new(source.plain_client()?);
-        // The source first: a wrong address must not leave an empty log behind.
-        let topics = source.block_on(from.topics(&selection))?;
-        source.block_on(check_apart(&from, Path::new(&self.target)))?;
-        let target = Connection::open_directory(&self.target)?;
-        let logs = target.embedded()?;
-        let outcome = source.block_on(async {
-            if self.full {
-                start_over(&logs, &topics).await?;
+        let begin = match (self.since, self.last) {
+            (Some(since), _) => Begin::Since(since),
+            (None, Some(last)) => Begin::Last(last),
+            (None, None) => Begin::Start,
+        };
+        let options = ReplicaOptions {
+            topics: self.topics.as_deref().map(str::parse).transpose()?,
+            portion: Portion::from(begin).with_partitions(&self.partitions)?,
+            groups: self.groups,
+            recreated: match self.recreated {
+                RecreatedArg::Refuse => Recreated::Refuse,
+                RecreatedArg::Restart => Recreated::Restart,
+            },
+            limit_rate: self.limit_rate,
+            max_bytes: usize::try_from(self.max_memory).unwrap_or(usize::MAX),
+            ..ReplicaOptions::default()
+        };
+        let (place, client) = (Place::parse(&self.source)?, self.connection.client_options()?);
+        let runtime = Runtime::new()?;
+        runtime.block_on(async {
+            let source = OpenSource::open(&runtime, &place, &client).await?;
+            let replica = Replica::open_checked(&runtime, Path::new(&self.target), source, options).await?;
+            let outcome = async {
+                match once(&replica, self.full, output).await {
+                    // It is tried again.
+                    Err(error) if self.follow && may_pass(&error) => log::warn!("{error}"),
+                    done => done?,
+                }
+                if self.follow { follow(&replica, output).await } else { Ok(()) }
             }
-            once(&from, &logs, &selection, output).await?;
-            if self.follow { follow(from, &logs, selection, output).await } else { Ok(()) }
-        });
-        target.close()?;
-        source.close()?;
-        outcome
+            .await;
+            replica.close().await?;
+            outcome
+        })
     }
 }
 
+/// Whether following goes on in spite of it.
+fn may_pass(error: &Error) -> bool {
+    error.is_retriable() || matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Full)
+}
+
+/// A moment: RFC 3339 in UTC, or so long before now.
+fn since(text: &str) -> std::result::Result<Timestamp, String> {
+    let ago = humantime::parse_duration(text.strip_prefix('-').unwrap_or(text));
+    let moment = match ago {
+        Ok(ago) => SystemTime::now().checked_sub(ago).and_then(|at| at.duration_since(UNIX_EPOCH).ok()),
+        Err(_) => None,
+    };
+    moment
+        .and_then(|since| Timestamp::try_from(since.as_millis()).ok())
+        .or_else(|| parse_time(text))
+        .ok_or_else(|| "a time is such as 2026-08-01T12:00Z, or 1h, 30m, 7d before now".to_owned())
+}
+
+/// A number of bytes: 10MB, 512kB, 1MiB.
+fn rate(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().trim_end_matches("/s").to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "kib" => 1 << 10,
+        "m" | "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "g" | "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        _ => 0,
+    };
+    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(factor)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "a number of bytes is such as 500kB, 10MB, 64MiB".to_owned())
+}
+
 /// Brings the copies to where the source is, and says what that was.
-async fn once(source: &ClusterSource, logs: &Embedded, selection: &Selection, output: Output) -> Result<()> {
+async fn once(replica: &Replica, full: bool, output: Output) -> Result<()> {
     let begun = Instant::now();
     let bar = progress_bar(output);
     let progress = |progress: &_| show(&bar, progress);
-    let copied = replicate(source, logs, selection, Parting::CutBack, &CopyOptions::default(), &progress).await;
+    let copied = replica.sync(full, &progress).await;
     bar.finish_and_clear();
     let copied = copied?;
     let done: Vec<PartitionCopied> = copied.done().cloned().collect();
@@ -87,13 +171,13 @@ async fn once(source: &ClusterSource, logs: &Embedded, selection: &Selection, ou
 }
 
 /// Follows until the process is asked to end.
-async fn follow(source: ClusterSource, logs: &Embedded, selection: Selection, output: Output) -> Result<()> {
-    let options = FollowerOptions { topics: selection, ..FollowerOptions::default() };
-    let (follower, driver) = Follower::new(source, Arc::new(logs.clone()), options);
+async fn follow(replica: &Replica, output: Output) -> Result<()> {
+    replica.follow()?;
+    let Some(follower) = replica.follower() else { return Err(replica.failed().await) };
     output.say("following; Ctrl-C ends it");
     let begun = Instant::now();
     let ended = tokio::select! {
-        ended = driver => ended,
+        failed = replica.failed() => Err(failed),
         never = watch(|| Following::of(&follower), output) => never,
         asked = wait_for_signal() => asked,
     };
@@ -116,13 +200,15 @@ pub(super) struct Following {
     bytes: u64,
     lag: u64,
     error: Option<String>,
+    is_paused: bool,
     leads: bool,
     in_sync: Option<usize>,
 }
 
 impl Following {
     pub(super) fn of(follower: &Follower) -> Self {
-        let mut all = Self { error: follower.error(), ..Self::default() };
+        let is_paused = follower.paused().is_some();
+        let mut all = Self { error: follower.error(), is_paused, ..Self::default() };
         for (partition, status) in follower.status() {
             all.partitions += 1;
             all.caught_up += usize::from(status.is_caught_up());
@@ -197,6 +283,7 @@ pub(super) fn watch<'a>(look: impl Fn() -> Following + Send + 'a, output: Output
             let is_news = now != told
                 && (now.leads != told.leads
                     || now.error != told.error
+                    || now.is_paused != told.is_paused
                     || now.in_sync != told.in_sync
                     || now.is_caught_up() != told.is_caught_up());
             let is_due = told_at.is_none_or(|at| at.elapsed() >= TELL) && now != told;
@@ -205,6 +292,7 @@ pub(super) fn watch<'a>(look: impl Fn() -> Following + Send + 'a, output: Output
                 if output.json {
                     let event = match &now {
                         now if now.leads => "leads",
+                        now if now.is_paused => "paused",
                         now if now.is_caught_up() => "caught_up",
                         _ => "following",
                     };
