@@ -327,7 +327,8 @@ impl Follower {
         loop {
             {
                 let state = self.shared.state();
-                let is_fresh = |status: &PartitionStatus| status.at_end.is_some_and(|at| at >= since);
+                // In the millisecond of the call it may have been before it.
+                let is_fresh = |status: &PartitionStatus| status.at_end.is_some_and(|at| at > since);
                 let behind = state.status.iter().find(|(_, status)| !status.is_caught_up() || !is_fresh(status));
                 if state.refreshes >= refreshes + 2 && state.error.is_none() && behind.is_none() {
                     return Ok(());
