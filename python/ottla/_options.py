@@ -310,3 +310,12 @@ def for_core(config: Options, given: Mapping[str, Any], defaults: Options) -> di
 def core_partitions(partitioner: Any) -> bool:
     """Return whether the core can choose partitions itself, because the partitioner is one it has."""
     return partitioner is None or type(partitioner) in (DefaultPartitioner, StickyPartitioner)
+
+
+def client(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a client's options as the core takes them; where it connects to is the source's to say."""
+    if "bootstrap_servers" in given:
+        raise TypeError("the source says where to connect to, not bootstrap_servers")
+    options = for_core(admin(given), given, ADMIN)
+    del options["bootstrap_servers"]
+    return options

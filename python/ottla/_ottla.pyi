@@ -374,13 +374,34 @@ class Admin:
 class Broker:
     """What `ottla.Broker` does in Rust."""
 
-    def __new__(cls, data: str | None, listen: str | None, options: list[tuple[str, str]]) -> Self: ...
+    def __new__(
+        cls,
+        data: str | None,
+        listen: str | None,
+        options: list[tuple[str, str]],
+        advertise: str | None,
+        node_id: int | None,
+        follow: tuple[str, bool, str | list[str] | None, dict[str, Any]] | None,
+    ) -> Self: ...
     @property
     def bootstrap_servers(self) -> str:
         """What to give to a client as its `bootstrap_servers`: `HOST:PORT`, or `memory:NAME` without a port."""
     @property
     def data(self) -> str | None:
         """The directory, or None for a broker in memory."""
+    @property
+    def node_id(self) -> int:
+        """The broker's number."""
+    @property
+    def leader(self) -> str | None:
+        """The address of the leader that it follows, or None if it leads."""
+    @property
+    def leader_epoch(self) -> int:
+        """The leader epoch that it leads or follows in."""
+    def wait_until_caught_up(self, timeout: float) -> None:
+        """Wait until it has what its leader had when this was called."""
+    def promote(self, unclean: bool, timeout: float) -> bool:
+        """Make this broker the leader. Whether it was not before."""
     def close(self) -> None:
         """Close the connections, write what is left, and give back the port and the directory. Twice does no harm."""
 

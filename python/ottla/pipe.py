@@ -76,7 +76,7 @@ def replicate(
         AlreadyExistsError: The directory has another topic of that name.
         KafkaTimeoutError: No broker of the source answers.
     """
-    rows = _ottla.replicate(source, directory, _topics(topics), full, _reporter(progress), _client(options))
+    rows = _ottla.replicate(source, directory, _topics(topics), full, _reporter(progress), _options.client(options))
     return Copied(tuple(_partition(row) for row in rows))
 
 
@@ -111,7 +111,7 @@ def backup(
         KafkaTimeoutError: No broker of the source answers.
     """
     row, partitions = _ottla.backup(
-        source, repository, _topics(topics), full, _reporter(progress), _client(options)
+        source, repository, _topics(topics), full, _reporter(progress), _options.client(options)
     )
     return _snapshot(row, tuple(_partition(partition) for partition in partitions))
 
@@ -426,15 +426,6 @@ class CheckReport:
 def _topics(topics: str | Sequence[str] | None) -> str | list[str] | None:
     """Return a choice of topics as the extension takes it."""
     return topics if topics is None or isinstance(topics, str) else list(topics)
-
-
-def _client(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a client's options as the core takes them; where it connects to is the source's to say."""
-    if "bootstrap_servers" in given:
-        raise TypeError("the source says where to connect to, not bootstrap_servers")
-    options = _options.for_core(_options.admin(given), given, _options.ADMIN)
-    del options["bootstrap_servers"]
-    return options
 
 
 def _reporter(progress: Report | None) -> Callable[..., object] | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from ottla import _ottla
-from ottla.pipe import Copied, _client, _count, _partition, _reporter, _size, _Table, _topics
+from ottla import _options, _ottla
+from ottla.pipe import Copied, _count, _partition, _reporter, _size, _Table, _topics
 from ottla.structs import TopicPartition
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Replica(_ottla.Replica):
             limit_rate,
             max_bytes,
             listen,
-            _client(options),
+            _options.client(options),
         )
         if on_event is not None:
             arguments = (replica.events(), on_event)
@@ -148,9 +148,11 @@ class Replica(_ottla.Replica):
                 holes=tuple((hole_start, hole_end) for hole_start, hole_end, _ in holes),
                 error=error,
             )
-            for (topic, number), (source_end, start, end), (records, size, seconds), (synced_at, holes, error) in row.pop(
-                "partitions"
-            )
+            for (topic, number), (source_end, start, end), (records, size, seconds), (
+                synced_at,
+                holes,
+                error,
+            ) in row.pop("partitions")
         )
         return ReplicaStatus(**row, partitions=partitions)
 

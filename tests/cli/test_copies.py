@@ -156,9 +156,7 @@ def produced(leader: Serve) -> bool:
                "request_timeout_ms=1000", given=b"4\n").code == 0  # fmt: skip
 
 
-def test_a_follower_sends_clients_to_its_leader_and_serves_reads_when_that_is_away(
-    leader: Serve, serve: Start
-) -> None:
+def test_a_follower_sends_clients_to_its_leader_and_serves_reads_when_that_is_away(leader: Serve, serve: Start) -> None:
     follower = serve("follower", "--follow", leader.address, "--topics", "ord.*")
     ok("topics", leader.address, "create", "orders", "--config", "retention.ms=-1")
     wait_until("the topic is here", lambda: run("topics", follower.address, "describe", "orders").code == 0)

@@ -84,7 +84,7 @@ def test_a_former_leader_that_comes_back_is_fenced_cut_back_and_follows(leader: 
     ok("topics", follower.address, "alter", "orders", "--config", "min.insync.replicas=1")
     ok("produce", follower.address, "orders", "--lines", given=numbers(20, 100))
 
-    # It does not know that it is not the leader any more, and was not closed cleanly: it learns, and cuts off what it had alone.
+    # It was not closed cleanly and does not know that it leads no more: it learns, and cuts off what it had alone.
     former = serve("leader", port=port)
     wait_until("the former leader follows", lambda: survey(follower)[0]["leader"] == 7)
     wait_until("the former leader is in sync", all_in_sync(follower, "orders", [0, 7]))
@@ -180,7 +180,9 @@ def test_a_producer_and_a_group_go_on_at_the_new_leader(leader: Serve, serve: St
             while len(read) < before + 200:
                 poll()
             other = leader if broker is follower else follower
-            wait_until("the other one follows", lambda b=broker, o=other: survey(o)[0]["leader"] == survey(b)[7]["leader"])
+            wait_until(
+                "the other one follows", lambda b=broker, o=other: survey(o)[0]["leader"] == survey(b)[7]["leader"]
+            )
             wait_until("it is in sync", all_in_sync(broker, "orders", [0, 7]))
     finally:
         done.set()

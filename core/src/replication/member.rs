@@ -165,6 +165,37 @@ impl Member {
         self.shared.state().follower.clone()
     }
 
+    /// The leader epoch that this broker leads or follows in.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn leader_epoch(&self) -> Result<i32> {
+        self.shared.broker.with(|broker, _| broker.leader_epoch())
+    }
+
+    /// Waits until this broker has what its leader had when it was asked after this call; at once if it leads.
+    ///
+    /// # Errors
+    /// `Timeout` after `timeout`, with what is missing.
+    pub async fn caught_up(&self, timeout: Duration) -> Result<()> {
+        let clock = Arc::clone(self.shared.broker.clock());
+        let deadline = clock.monotonic().saturating_add(timeout);
+        loop {
+            if let Some(follower) = self.follower() {
+                return follower.caught_up(deadline.saturating_sub(clock.monotonic())).await;
+            }
+            if self.role()? == Role::Leader && self.shared.options.follow.is_none() {
+                return Ok(());
+            }
+            if clock.monotonic() >= deadline {
+                let why = self.error().unwrap_or_else(|| "the leader has not answered yet".to_owned());
+                let message = format!("not caught up after {} ms: {why}", timeout.as_millis());
+                return Err(Error::new(ErrorKind::Timeout, message));
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Of how many partitions this follower is in sync, as its leader told last; `None` for a leader or a replica.
     pub fn in_sync(&self) -> Option<usize> {
         self.shared.broker.with(|broker, _| broker.leader().map(|_| broker.in_sync_partitions())).ok().flatten()

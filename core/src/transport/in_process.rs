@@ -232,6 +232,11 @@ impl Embedded {
         self.with(|broker, _| broker.advertise(host, port))
     }
 
+    /// Its clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
     /// The cluster's id.
     ///
     /// # Errors
