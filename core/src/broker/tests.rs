@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Broker, BrokerConfig, Context, Copy, Incoming, ReplicaOf, RequestId, StoredHole, Task};
+use super::{
+    Broker, BrokerConfig, Context, Copy, Incoming, METADATA_TOPIC, ReplicaOf, RequestId, STAND_BACK_MS, StoredHole,
+    TERM, Task,
+};
 use crate::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 use crate::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsTopic};
 use crate::protocol::messages::delete_topics::DeleteTopicState;
@@ -14,8 +17,10 @@ use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsT
 use crate::protocol::messages::metadata::MetadataRequestTopic;
 use crate::protocol::messages::produce::{PartitionProduceData, PartitionProduceResponse, TopicProduceData};
 use crate::protocol::messages::{
+    BeginQuorumEpochRequest, BeginQuorumEpochResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
     CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest, VoteRequest, VoteResponse, begin_quorum_epoch,
+    broker_registration, vote,
 };
 use crate::protocol::{ErrorCode, Request, Response};
 use crate::record::{Batch, Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
@@ -1211,4 +1216,166 @@ fn session_remembers_no_name_that_no_topic_can_have() {
     request.session_epoch = 4;
     let last: FetchResponse = shell.call(request, 12);
     assert_eq!(last.responses.iter().map(|topic| topic.topic.as_str()).collect::<Vec<_>>(), ["t"]);
+}
+
+// Leadership
+
+const THERE: &str = "other.example";
+
+fn told(epoch: i32, node_id: i32, cluster_id: &str) -> BeginQuorumEpochRequest {
+    let partition = begin_quorum_epoch::RequestPartitionData {
+        partition_index: 0,
+        leader_id: node_id,
+        leader_epoch: epoch,
+        ..Default::default()
+    };
+    BeginQuorumEpochRequest {
+        cluster_id: Some(cluster_id.to_owned()),
+        voter_id: 0,
+        topics: vec![begin_quorum_epoch::RequestTopicData {
+            topic_name: METADATA_TOPIC.to_owned(),
+            partitions: vec![partition],
+        }],
+        leader_endpoints: vec![begin_quorum_epoch::LeaderEndpoint {
+            name: "PLAINTEXT".to_owned(),
+            host: THERE.to_owned(),
+            port: 9,
+        }],
+    }
+}
+
+fn tell(shell: &mut Shell, epoch: i32) -> (ErrorCode, i32, i32) {
+    let request = told(epoch, 7, &shell.broker.cluster_id().to_owned());
+    let answer = shell.call::<BeginQuorumEpochResponse>(request, 1);
+    let partition = &answer.topics[0].partitions[0];
+    (partition.error_code, partition.leader_id, partition.leader_epoch)
+}
+
+#[test]
+fn a_leader_that_learns_of_a_later_one_takes_no_more_and_tells_who_waits() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[("min.insync.replicas", "1")]);
+    assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0);
+    // It waits for its sync when the news comes.
+    let waiting = shell.send(produce("t", 0, batch(&["b"]), -1), 9);
+    assert!(shell.answer(waiting).is_none());
+    let asked = shell.send(told(TERM, 7, &shell.broker.cluster_id().to_owned()), 1);
+    let Some(Response::Produce(refused)) = shell.answer(waiting) else { panic!("not answered") };
+    assert_eq!(refused.responses[0].partition_responses[0].error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    shell.run_tasks();
+    assert!(shell.answer(asked).is_some(), "answered once it is remembered");
+    assert_eq!(shell.produce("t", batch(&["c"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    // What changes the cluster is sent on to the leader, and refused where that is away.
+    shell.broker.note_away();
+    assert_eq!(shell.create("u", 1, &[]), ErrorCode::NOT_CONTROLLER);
+
+    // Also after a crash, whoever opens it.
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.produce("t", batch(&["c"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(shell.broker.stored_leader().unwrap().map(|leader| leader.node_id), Some(7));
+    assert_eq!(shell.broker.leader_epoch(), TERM, "an unclean start of a follower raises no epoch");
+}
+
+#[test]
+fn an_older_leader_is_told_who_leads() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    assert_eq!(tell(&mut shell, 2 * TERM), (ErrorCode::NONE, 7, 2 * TERM));
+    let mut stale = told(TERM, 8, &shell.broker.cluster_id().to_owned());
+    let answer = shell.call::<BeginQuorumEpochResponse>(stale.clone(), 1);
+    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::FENCED_LEADER_EPOCH);
+    assert_eq!((answer.node_endpoints[0].node_id, &*answer.node_endpoints[0].host), (7, THERE));
+    stale.cluster_id = Some("another".to_owned());
+    let answer = shell.call::<BeginQuorumEpochResponse>(stale, 1);
+    assert_eq!(answer.error_code, ErrorCode::INCONSISTENT_CLUSTER_ID);
+    let empty = BeginQuorumEpochRequest::default();
+    let answer = shell.call::<BeginQuorumEpochResponse>(empty, 1);
+    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn a_promotion_begins_a_term_that_no_start_of_the_former_leader_reaches() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    tell(&mut shell, 0);
+    // In the same epoch two lead: neither follows the other by itself.
+    assert_eq!(shell.broker.leader(), None);
+    assert_eq!(tell(&mut shell, 3), (ErrorCode::NONE, 7, 3));
+    shell.broker.promote(NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    assert_eq!((shell.broker.leader(), shell.broker.leader_epoch()), (None, TERM));
+    assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0);
+    assert_eq!(tell(&mut shell, 3).0, ErrorCode::FENCED_LEADER_EPOCH);
+    assert_eq!(shell.broker.untold_peers()[0].node_id, 7, "the former leader is to be told");
+    // Crashes raise the epoch within the term.
+    let mut device = device;
+    for crash in 1..4 {
+        device = device.crash(Loss::Unsynced);
+        assert_eq!(Shell::open(&device).broker.leader_epoch(), TERM + crash);
+    }
+    let mut shell = Shell::open(&device);
+    assert!(shell.broker.promoted().unwrap().is_some());
+    assert_eq!(shell.broker.untold_peers()[0].node_id, 7, "and still after a restart");
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
+}
+
+#[test]
+fn what_a_leader_has_given_its_vote_for_is_waited_for() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    let cluster_id = shell.broker.cluster_id().to_owned();
+    let register = BrokerRegistrationRequest {
+        broker_id: 7,
+        cluster_id: cluster_id.clone(),
+        incarnation_id: Uuid::from_u128(1),
+        listeners: vec![broker_registration::Listener {
+            name: "PLAINTEXT".to_owned(),
+            host: THERE.to_owned(),
+            port: 9,
+            security_protocol: 0,
+        }],
+        ..Default::default()
+    };
+    let ask = |shell: &mut Shell, node_id: i32| {
+        let asked = vote::RequestPartitionData { replica_epoch: TERM, replica_id: node_id, ..Default::default() };
+        let topic = vote::RequestTopicData { topic_name: METADATA_TOPIC.to_owned(), partitions: vec![asked] };
+        let request = VoteRequest { cluster_id: Some(cluster_id.clone()), voter_id: 0, topics: vec![topic] };
+        shell.call::<VoteResponse>(request, 2).topics[0].partitions[0].vote_granted
+    };
+    assert!(!ask(&mut shell, 7), "nobody knows it");
+    assert_eq!(shell.call::<BrokerRegistrationResponse>(register.clone(), 4).broker_epoch, 0);
+    assert!(ask(&mut shell, 7));
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    shell.wait(STAND_BACK_MS);
+    assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0, "nobody came");
+
+    // Another with its number, while it is heard of, is found out.
+    shell.call::<BrokerRegistrationResponse>(register.clone(), 4);
+    let twin = BrokerRegistrationRequest { incarnation_id: Uuid::from_u128(2), ..register.clone() };
+    let code = |shell: &mut Shell, request| shell.call::<BrokerRegistrationResponse>(request, 4).error_code;
+    assert_eq!(code(&mut shell, twin.clone()), ErrorCode::DUPLICATE_BROKER_REGISTRATION);
+    assert_eq!(code(&mut shell, register.clone()), ErrorCode::NONE);
+    shell.wait(10_000);
+    assert_eq!(code(&mut shell, twin), ErrorCode::NONE, "the first is gone");
+    let own = BrokerRegistrationRequest { broker_id: 0, ..register.clone() };
+    assert_eq!(code(&mut shell, own), ErrorCode::DUPLICATE_BROKER_REGISTRATION);
+    let other = BrokerRegistrationRequest { cluster_id: "another".to_owned(), ..register.clone() };
+    assert_eq!(code(&mut shell, other), ErrorCode::INCONSISTENT_CLUSTER_ID);
+    let nowhere = BrokerRegistrationRequest { listeners: Vec::new(), ..register };
+    assert_eq!(code(&mut shell, nowhere), ErrorCode::INVALID_REGISTRATION);
+}
+
+#[test]
+fn each_node_gives_out_producer_ids_of_its_own() {
+    let next = producer_id;
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    assert_eq!((next(&mut shell), next(&mut shell)), (0, 1));
+    shell.broker.take_node_id(Some(7), 0, NOW).unwrap();
+    assert_eq!((next(&mut shell), next(&mut shell)), (7 << 30, (7 << 30) + 1));
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.broker.take_node_id(None, 0, NOW).unwrap(), 7, "it keeps its number");
+    assert!(next(&mut shell) > (7 << 30) + 1);
 }
