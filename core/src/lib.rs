@@ -11,6 +11,8 @@ pub mod native;
 pub mod protocol;
 pub mod record;
 pub mod replication;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod storage;
 pub mod transport;
 

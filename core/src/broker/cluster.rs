@@ -121,7 +121,8 @@ impl Broker {
             },
             ..MetadataResponse::default()
         };
-        if created {
+        // A topic that a power cut may take back is told to nobody: a follower would have it, and then another of that name.
+        if created || !self.partition(self.metadata).is_failed() {
             self.respond_when_remembered(id, Response::Metadata(response));
         } else {
             self.respond(id, Response::Metadata(response));

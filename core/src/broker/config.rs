@@ -355,6 +355,7 @@ impl TopicConfig<'_> {
             retention_bytes: unlimited("retention.bytes").map(|bytes| bytes as u64),
             deletes: policy.split(',').any(|part| part.trim() == "delete"),
             compacts: self.compacted(),
+            skips_offsets: self.compacted(),
             delete_retention_ms: self.integer("delete.retention.ms"),
             min_compaction_lag_ms: self.integer("min.compaction.lag.ms"),
             max_compaction_lag_ms: self.integer("max.compaction.lag.ms"),

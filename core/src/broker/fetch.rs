@@ -400,9 +400,11 @@ impl Broker {
             ..PartitionData::default()
         };
         if wanted.last_fetched_epoch >= 0 && !follows_our_history(partition, wanted) {
-            let (epoch, end_offset) =
-                log.epochs().end_offset_for(wanted.last_fetched_epoch, end).unwrap_or((-1, start));
-            data.diverging_epoch = EpochEndOffset { epoch, end_offset };
+            match partition.epoch_end(wanted.last_fetched_epoch) {
+                Some((epoch, end_offset)) => data.diverging_epoch = EpochEndOffset { epoch, end_offset },
+                // Nothing is known of that epoch: nobody is to cut anything for it before he has asked.
+                None => data.error_code = ErrorCode::OFFSET_OUT_OF_RANGE,
+            }
             return Read { data, slice: None };
         }
         if wanted.offset < start || wanted.offset > end {
@@ -625,13 +627,8 @@ impl Broker {
                     match check_epoch(partition, wanted.current_leader_epoch) {
                         Err(code) => answer.error_code = code,
                         Ok(()) => {
-                            let end = partition.log.end();
-                            (answer.leader_epoch, answer.end_offset) = if wanted.leader_epoch == partition.leader_epoch
-                            {
-                                (partition.leader_epoch, end)
-                            } else {
-                                partition.log.epochs().end_offset_for(wanted.leader_epoch, end).unwrap_or((-1, -1))
-                            };
+                            (answer.leader_epoch, answer.end_offset) =
+                                partition.epoch_end(wanted.leader_epoch).unwrap_or((-1, -1));
                         }
                     }
                 }
@@ -687,8 +684,6 @@ fn follows_our_history(partition: &Partition, wanted: &Wanted) -> bool {
         return true;
     }
     partition
-        .log
-        .epochs()
-        .end_offset_for(wanted.last_fetched_epoch, partition.log.end())
+        .epoch_end(wanted.last_fetched_epoch)
         .is_some_and(|(epoch, end)| epoch == wanted.last_fetched_epoch && wanted.offset <= end)
 }

@@ -109,6 +109,8 @@ impl Partition {
         if self.log.start() == end {
             self.synced_end = end;
         }
+        // What comes in the place of what was cut is another's, and may be read when the source says so.
+        self.limit = self.limit.map(|limit| limit.min(end));
         self.high_watermark = self.high_watermark.clamp(self.log.start(), end);
         self.advance();
     }
@@ -124,6 +126,20 @@ impl Partition {
         let moved = least > self.high_watermark;
         self.high_watermark = self.high_watermark.max(least).max(self.log.start());
         moved
+    }
+
+    /// Where the records of leaders up to `epoch` end, and the last of these leaders' epochs that has any (KIP-101). `None` when
+    /// it is not known here.
+    ///
+    /// A leader's own epoch begins where its log ends until it writes in it, so that all who led before it end there.
+    pub(crate) fn epoch_end(&self, epoch: i32) -> Option<(i32, i64)> {
+        let end = self.log.end();
+        let latest = self.log.epochs().latest();
+        if self.limit.is_none() && epoch <= self.leader_epoch && latest.is_none_or(|latest| latest < epoch) {
+            let last = if epoch == self.leader_epoch { epoch } else { latest.unwrap_or(epoch) };
+            return Some((last, end));
+        }
+        self.log.epochs().end_offset_for(epoch, end)
     }
 
     /// What must be synced next, if anything is and no sync is under way; [`Self::handle_synced`] is told of its success.

@@ -118,6 +118,9 @@ pub enum Damage {
     /// Offset or epoch, which no checksum covers, contradict what else is known of the log.
     #[error("offset or leader epoch contradict the log's checkpoints")]
     Contradicted,
+    /// What was before it is gone.
+    #[error("offsets before it are missing")]
+    Missing,
     /// It lies behind damage.
     #[error("behind the damage")]
     Behind,

@@ -74,6 +74,9 @@ pub struct LogConfig {
     pub deletes: bool,
     /// `cleanup.policy` has `compact`: of each key the last record stays.
     pub compacts: bool,
+    /// Whether offsets between two segments may be missing by right, because compaction took them here or at a source. Where
+    /// not, a crash has lost them.
+    pub skips_offsets: bool,
     /// `delete.retention.ms`: how long a deletion stays readable in a compacted log.
     pub delete_retention_ms: i64,
     /// `min.compaction.lag.ms`: how long a record stays even if another one has its key.
@@ -100,6 +103,7 @@ impl Default for LogConfig {
             retention_bytes: None,
             deletes: true,
             compacts: false,
+            skips_offsets: true,
             delete_retention_ms: DAY_MS,
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,

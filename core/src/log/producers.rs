@@ -256,15 +256,12 @@ impl Producers {
             return;
         }
         producer.set_epoch(batch.epoch);
-        producer.batches.push_back(Written {
+        producer.keep(Written {
             last_sequence: batch.last_sequence,
             last_offset: batch.last_offset,
             offset_delta: (batch.last_offset - batch.base_offset) as i32,
             timestamp: batch.max_timestamp,
         });
-        if producer.batches.len() > BATCHES_KEPT {
-            producer.batches.pop_front();
-        }
         producer.last_timestamp = batch.max_timestamp;
         if batch.is_transactional && producer.transaction_start.is_none() {
             producer.transaction_start = Some(batch.base_offset);
@@ -310,24 +307,33 @@ impl Producers {
     }
 
     /// A snapshot in Kafka's format: version, CRC-32C of what follows, and the producers.
+    ///
+    /// Kafka has one entry for each producer, of its last batch. Here each batch that is kept has one, oldest first: of several
+    /// Kafka takes the last, and we know again all that may be sent again.
     pub(crate) fn to_snapshot(&self) -> Bytes {
         let mut ids: Vec<i64> = self.entries.keys().copied().collect();
         ids.sort_unstable();
-        let mut bytes = BytesMut::with_capacity(SNAPSHOT_HEADER + ids.len() * SNAPSHOT_ENTRY);
+        let count: usize = self.entries.values().map(|producer| producer.batches.len().max(1)).sum();
+        let mut bytes = BytesMut::with_capacity(SNAPSHOT_HEADER + count * SNAPSHOT_ENTRY);
         bytes.put_i16(SNAPSHOT_VERSION);
         bytes.put_u32(0);
-        bytes.put_i32(ids.len() as i32);
+        bytes.put_i32(count as i32);
         for id in ids {
             let producer = &self.entries[&id];
-            let last = producer.batches.back();
-            bytes.put_i64(id);
-            bytes.put_i16(producer.epoch);
-            bytes.put_i32(last.map_or(NO_SEQUENCE, |last| last.last_sequence));
-            bytes.put_i64(last.map_or(-1, |last| last.last_offset));
-            bytes.put_i32(last.map_or(0, |last| last.offset_delta));
-            bytes.put_i64(producer.last_timestamp);
-            bytes.put_i32(producer.coordinator_epoch);
-            bytes.put_i64(producer.transaction_start.unwrap_or(-1));
+            let mut put = |batch: Option<&Written>, timestamp: Timestamp, transaction_start: Option<i64>| {
+                bytes.put_i64(id);
+                bytes.put_i16(producer.epoch);
+                bytes.put_i32(batch.map_or(NO_SEQUENCE, |batch| batch.last_sequence));
+                bytes.put_i64(batch.map_or(-1, |batch| batch.last_offset));
+                bytes.put_i32(batch.map_or(0, |batch| batch.offset_delta));
+                bytes.put_i64(timestamp);
+                bytes.put_i32(producer.coordinator_epoch);
+                bytes.put_i64(transaction_start.unwrap_or(-1));
+            };
+            for batch in producer.batches.iter().take(producer.batches.len().saturating_sub(1)) {
+                put(Some(batch), batch.timestamp, None);
+            }
+            put(producer.batches.back(), producer.last_timestamp, producer.transaction_start);
         }
         let crc = crc32c::crc32c(&bytes[SNAPSHOT_CRC_FROM..]);
         bytes[2..SNAPSHOT_CRC_FROM].copy_from_slice(&crc.to_be_bytes());
@@ -356,19 +362,19 @@ impl Producers {
             let timestamp = bytes.get_i64();
             let coordinator_epoch = bytes.get_i32();
             let transaction_start = Some(bytes.get_i64()).filter(|offset| *offset >= 0);
-            let mut batches = VecDeque::new();
-            if last_offset >= 0 {
-                batches.push_back(Written { last_sequence, last_offset, offset_delta, timestamp });
-            }
-            let last_timestamp = timestamp;
-            let producer = Producer { epoch, batches, last_timestamp, coordinator_epoch, transaction_start };
             if transaction_start.is_none() && now.saturating_sub(timestamp) >= expiration_ms {
                 continue;
             }
             if let Some(first) = transaction_start {
                 producers.ongoing.insert(first, id);
             }
-            producers.entries.insert(id, producer);
+            let producer = producers.entries.entry(id).or_insert_with(|| Producer::new(epoch));
+            producer.set_epoch(epoch);
+            if last_offset >= 0 {
+                producer.keep(Written { last_sequence, last_offset, offset_delta, timestamp });
+            }
+            (producer.last_timestamp, producer.coordinator_epoch) = (timestamp, coordinator_epoch);
+            producer.transaction_start = transaction_start;
         }
         Some(producers)
     }
@@ -418,6 +424,13 @@ impl Producer {
         if epoch != self.epoch {
             self.epoch = epoch;
             self.batches.clear();
+        }
+    }
+
+    fn keep(&mut self, batch: Written) {
+        self.batches.push_back(batch);
+        if self.batches.len() > BATCHES_KEPT {
+            self.batches.pop_front();
         }
     }
 

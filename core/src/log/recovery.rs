@@ -392,7 +392,7 @@ impl Walk {
                     indexes.truncate(position, from - base);
                 }
             }
-            if position >= size && !is_last {
+            if position >= size && !is_last && !self.misses(log, next_offset, limit) {
                 continue;
             }
             recovery.scanned_bytes += size - position;
@@ -402,6 +402,9 @@ impl Walk {
             next_offset =
                 self.segment(log, at, position, limit, (next_offset, epoch), &mut tail, &mut indexes, recovery)?;
             epoch = epoch.max(log.epochs.epoch_at(next_offset - 1).unwrap_or(-1));
+            if self.cut.is_none() && self.misses(log, next_offset, limit) {
+                self.cut = Some((at, size, Damage::Missing));
+            }
             let segment = &mut log.segments[at];
             if is_last || self.cut.is_some() {
                 // Its files follow when the log's end is known.
@@ -442,6 +445,13 @@ impl Walk {
             log.replace_epochs(log.epochs.clone())?;
         }
         Ok(())
+    }
+
+    /// Whether a segment that ends at `next_offset` has lost its end, when the one behind it begins at `limit`: the name of that,
+    /// and perhaps its records, reached the disk first. Offsets that others may have are not to be passed over. Only compaction
+    /// leaves such gaps by right.
+    fn misses(&self, log: &Log, next_offset: i64, limit: i64) -> bool {
+        limit != i64::MAX && next_offset < limit && next_offset >= self.verify_from && !log.config.skips_offsets
     }
 
     /// Walks over one segment. Returns the offset behind its last batch.

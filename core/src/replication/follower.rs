@@ -787,6 +787,11 @@ async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<Top
     let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
     let ends = sink.ends(&names).await?;
     let agreed = agreed_ends(&source, sink, &assignments, ends).await?;
+    if shared.options.replica_id.is_some() {
+        // What a process that was killed has written counts for the leader when it is synced.
+        let synced = names.iter().map(|partition| shared.logs.sync_copy(partition));
+        join_all(synced).await.into_iter().collect::<Result<Vec<_>>>()?;
+    }
     for (Assignment { partition, bounds, .. }, agreed) in assignments.into_iter().zip(agreed) {
         let end = match agreed {
             Ok(agreed) => agreed.end,
@@ -799,6 +804,8 @@ async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<Top
         known.leader_epoch = end.map_or(-1, |end| end.leader_epoch);
         known.next = start(shared, sink, &partition, end.map(|end| end.end), bounds).await?;
         known.log_start = if end.is_some_and(|end| end.end == known.next) { 0 } else { -1 };
+        // What was cut took its limit along.
+        known.high_watermark = -1;
         known.is_new = false;
         known.is_changed = true;
         let (local_end, source_end) = (known.next, bounds.end);

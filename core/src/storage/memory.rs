@@ -148,6 +148,11 @@ impl MemoryDevice {
         self.fault(|faults| faults.power_off_at = Some(operation));
     }
 
+    /// Whether the power was cut: every operation fails from then on.
+    pub fn is_off(&self) -> bool {
+        self.faults.as_ref().is_some_and(|faults| lock(faults).is_off)
+    }
+
     /// Makes operation number `operation` (from 0) fail once, without effect, as `kind`.
     pub fn fail_at(&self, operation: u64, kind: io::ErrorKind) {
         self.fault(|faults| faults.fail_at = Some((operation, kind)));
@@ -367,10 +372,7 @@ impl Device for MemoryDevice {
 
 impl MemoryDevice {
     fn is_on(&self) -> io::Result<()> {
-        match &self.faults {
-            Some(faults) if lock(faults).is_off => Err(power_off()),
-            _ => Ok(()),
-        }
+        if self.is_off() { Err(power_off()) } else { Ok(()) }
     }
 
     fn release(&self, bytes: u64) {

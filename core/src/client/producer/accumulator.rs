@@ -424,11 +424,11 @@ impl Accumulator {
         slot.closed.pop_front()
     }
 
-    /// Takes out the slot's batches that were opened before `opened`.
+    /// Takes out the slot's batches that were opened up to `opened`.
     pub(super) fn take_older(&mut self, id: SlotId, opened: Duration) -> Vec<Filling> {
         let slot = &mut self.slots[id];
         let mut old = Vec::new();
-        while slot.closed.front().or(slot.open.as_ref()).is_some_and(|filling| filling.opened < opened) {
+        while slot.closed.front().or(slot.open.as_ref()).is_some_and(|filling| filling.opened <= opened) {
             if slot.closed.is_empty() {
                 slot.close();
             }

@@ -81,6 +81,9 @@ pub(super) struct Lane {
     /// After a failure: nothing is sent until all that is outstanding is settled.
     recovering: bool,
     renumber: Renumber,
+    /// One was given up that may have been written. What goes again keeps its number until the broker has said of each whether
+    /// it has it: under another number it could be there twice. Nothing new is sent until then.
+    doubtful: bool,
     retry_at: Duration,
     failures: u32,
     /// Why something has to be sent again, as was said last.
@@ -132,6 +135,7 @@ impl Lane {
             again: VecDeque::new(),
             recovering: false,
             renumber: Renumber::No,
+            doubtful: false,
             retry_at: Duration::ZERO,
             failures: 0,
             last_error: None,
@@ -202,6 +206,17 @@ impl Lane {
         self.retry_at = self.retry_at.max(retry_at);
     }
 
+    /// A batch was given up that may have been written all the same.
+    fn give_up(&mut self, now: Duration) {
+        self.doubtful = self.identity != Identity::NONE;
+        self.fault(Renumber::NewEpoch, now);
+    }
+
+    /// Whether all that is on its way is settled after a failure, so that sending can go on.
+    fn may_recover(&self) -> bool {
+        self.outstanding.is_empty() && (self.recovering || (self.doubtful && self.again.is_empty()))
+    }
+
     /// What a broker's answer means for `sealed`, which was just taken out; keeps the sequence's books.
     pub(super) fn judge(
         &mut self,
@@ -218,14 +233,18 @@ impl Lane {
                 return self.again_or_failed(sealed, repeat(error), true, config, now);
             }
             Answer::Lost(error) => {
-                self.fault(Renumber::NewEpoch, now);
+                self.give_up(now);
                 return Verdict::Failed(repeat(error));
             }
         };
         match code {
             ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER => {
                 if idempotent {
-                    self.expected = following(sealed.batch.base_sequence(), sealed.batch.record_count());
+                    // One that goes again may be acknowledged after those behind it were: what they said still holds.
+                    let next = following(sealed.batch.base_sequence(), sealed.batch.record_count());
+                    if !self.confirmed || next.wrapping_sub(self.expected) & i32::MAX < i32::MAX / 2 {
+                        self.expected = next;
+                    }
                     self.confirmed = true;
                 }
                 self.failures = 0;
@@ -237,6 +256,10 @@ impl Lane {
                 // Behind another that failed, or overtook it, it is no wonder. As the first of those that go again it shows that
                 // the broker forgot some, or never had them: they are lost, and only a new epoch lets the rest through.
                 let first = self.outstanding.iter().chain(&self.again).all(|other| other.order > sealed.order);
+                if first && sealed.led && self.doubtful {
+                    // The broker has not what was given up, and so not this, nor will it take it. It may still be on its way.
+                    return Verdict::Failed(answer.error(sealed));
+                }
                 if first && sealed.led && self.renumber == Renumber::No {
                     self.fault(Renumber::NewEpoch, now);
                 }
@@ -248,7 +271,8 @@ impl Lane {
             }
             code if code.is_retriable() => {}
             _ => {
-                self.fault(Renumber::CloseUp, now);
+                // Sent more than once, it may still arrive, under a number that is another's then: only an epoch keeps it out.
+                self.fault(if sealed.tries > 1 { Renumber::NewEpoch } else { Renumber::CloseUp }, now);
                 return Verdict::Failed(answer.error(sealed));
             }
         }
@@ -269,8 +293,7 @@ impl Lane {
             self.last_error = Some(error);
             return Verdict::Again { metadata };
         }
-        // It may have been written all the same.
-        self.fault(Renumber::NewEpoch, now);
+        self.give_up(now);
         Verdict::Failed(if expired { expiry(sealed.opened, now, Some(&error)) } else { error })
     }
 
@@ -284,6 +307,11 @@ impl Lane {
     ///
     /// A new epoch is taken from `current`, which is raised if the lane was on it; it is -1 when there are no more.
     pub(super) fn recover(&mut self, current: &mut Identity) {
+        if self.doubtful && !self.again.is_empty() {
+            self.recovering = false;
+            return;
+        }
+        self.doubtful = false;
         let how = std::mem::replace(&mut self.renumber, Renumber::No);
         if how == Renumber::No || self.identity == Identity::NONE {
             self.recovering = false;
@@ -503,7 +531,7 @@ impl Sender {
         if let Some(identity) = &mut self.identity {
             for &id in &self.active {
                 let lane = &mut self.lanes[id];
-                if lane.recovering && lane.outstanding.is_empty() {
+                if lane.may_recover() {
                     if now < lane.retry_at {
                         wake_at = wake_at.min(lane.retry_at);
                         continue;
@@ -554,7 +582,7 @@ impl Sender {
         for &id in &self.active {
             let lane = &mut self.lanes[id];
             let waiting = if lane.again.is_empty() { accumulator.waiting(id) } else { Waiting::Due };
-            if waiting == Waiting::Nothing || lane.recovering {
+            if waiting == Waiting::Nothing || lane.recovering || (lane.doubtful && lane.again.is_empty()) {
                 continue;
             }
             if lane.leader.0 != cluster.generation {
@@ -886,8 +914,8 @@ impl Sender {
                 }
                 while lane.again.front().is_some_and(|sealed| sealed.opened <= due) {
                     let Some(sealed) = lane.again.pop_front() else { break };
-                    // It was sent before, and may have been written.
-                    lane.fault(Renumber::NewEpoch, now);
+                    // It was sent before.
+                    lane.give_up(now);
                     released += sealed.size;
                     sealed.state.settle(Outcome::Failed(expiry(sealed.opened, now, last())));
                 }

@@ -1,0 +1,588 @@
+//! What goes wrong, when, and that all is well in the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::executor::Owner;
+use super::history::partitions_of;
+use super::workload::{self, GROUP, TopicState};
+use super::{CLIENTS, FLEETING, PATIENCE, STABLE, World, is_settled, lock};
+use crate::client::{NewPartitions, NewTopic, TopicPartition};
+use crate::protocol::ErrorCode;
+use crate::replication::LocalLogs;
+use crate::storage::memory::{Loss, MemoryDevice};
+use crate::{Error, ErrorKind, Result};
+
+/// How long one of the simulation's own calls is tried at a time.
+const CALL: Duration = Duration::from_secs(5);
+/// Longer than a request of a broken connection may still be under way.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// From the first start to the last check.
+pub(super) async fn story(world: &Arc<World>) {
+    let executor = &world.executor;
+    for number in 0..world.plan.machines {
+        world.start(number);
+    }
+    create(world, STABLE, world.plan.partitions).await;
+    executor.spawn(Owner::World, workload::produce(Arc::clone(world), CLIENTS, false));
+    executor.spawn(Owner::World, workload::produce(Arc::clone(world), CLIENTS + 1, executor.hits(40)));
+    executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10, None));
+    for number in 1..world.plan.machines {
+        executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10 + number, Some(number)));
+    }
+    executor.spawn(Owner::World, workload::commit(Arc::clone(world)));
+
+    let under_way = Arc::new(AtomicUsize::new(0));
+    trouble(world, &under_way, 5..14).await;
+    if world.plan.loses_leader {
+        lose_leader(world).await;
+        trouble(world, &under_way, 1..5).await;
+    }
+    finish(world, &under_way).await;
+    world.is_over.store(true, Ordering::Relaxed);
+}
+
+/// Lets some faults happen, one after the other or at once.
+async fn trouble(world: &Arc<World>, under_way: &Arc<AtomicUsize>, count: std::ops::Range<u64>) {
+    let executor = &world.executor;
+    for _ in 0..executor.draw(count) {
+        executor.sleep(executor.draw_ms(20..1_500)).await;
+        check(world);
+        world.faults.fetch_add(1, Ordering::Relaxed);
+        under_way.fetch_add(1, Ordering::Relaxed);
+        let (world, under_way) = (Arc::clone(world), Arc::clone(under_way));
+        executor.spawn(Owner::World, async move {
+            fault(&world).await;
+            under_way.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn check(world: &World) {
+    let partitions = lock(&world.load).topics.get(STABLE).map_or(0, |topic| topic.partitions);
+    lock(&world.history).check_logs(world.leader(), &world.checked_machines(), partitions);
+}
+
+async fn fault(world: &Arc<World>) {
+    let executor = &world.executor;
+    let number = executor.draw(0..world.plan.machines as u64) as usize;
+    let is_leader = number == world.leader();
+    match executor.draw(0..100) {
+        0..24 => restart(world, number, Restart::Power).await,
+        24..32 => restart(world, number, Restart::MidWrite).await,
+        32..38 => restart(world, number, Restart::Kill).await,
+        38..41 => restart(world, number, Restart::Clean).await,
+        41..44 => {
+            // The power of all goes at once.
+            let all = (0..world.plan.machines).map(|number| restart(world, number, Restart::Power));
+            futures::future::join_all(all).await;
+        }
+        44..58 => part(world).await,
+        58..66 => {
+            let (breaks, delay) = (executor.draw(5..30), executor.draw(5..400));
+            world.say(format_args!("bad weather: {breaks} of 100 connections break, delays up to {delay} ms"));
+            world.network.set_weather(breaks, delay);
+            executor.sleep(executor.draw_ms(500..3_000)).await;
+            world.network.set_weather(0, 3);
+        }
+        66..72 => {
+            world.say(format_args!("machine {number} syncs slowly"));
+            lock(&world.machines)[number].is_slow = true;
+            executor.sleep(executor.draw_ms(500..3_000)).await;
+            lock(&world.machines)[number].is_slow = false;
+        }
+        72..77 => fail_sync(world, number).await,
+        77..82 => fill_disk(world, number).await,
+        82..88 => {
+            let ahead = [-36_000_000, -5_000, 5_000, 3_500_000, 36_000_000][executor.draw(0..5) as usize];
+            world.say(format_args!("machine {number}'s wall clock is {ahead} ms ahead"));
+            lock(&world.machines)[number].clock.set_ahead(ahead);
+            executor.sleep(executor.draw_ms(500..4_000)).await;
+            if executor.hits(50) {
+                lock(&world.machines)[number].clock.set_ahead(0);
+            }
+        }
+        88..91 if !is_leader && !world.plan.loses_leader => restart(world, number, Restart::Wiped).await,
+        88..94 if !is_leader => {
+            world.say(format_args!("machine {number} stops following"));
+            if let Some(follower) = &lock(&world.machines)[number].follower {
+                follower.stop();
+            }
+            executor.sleep(executor.draw_ms(100..5_000)).await;
+            if world.claim(number) {
+                if number != world.leader() {
+                    world.follow(number);
+                }
+                world.release(number);
+            }
+        }
+        88..96 => delete_records(world).await,
+        96..98 => grow(world).await,
+        _ => renew(world).await,
+    }
+}
+
+/// How a machine is restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restart {
+    /// Its power is cut.
+    Power,
+    /// Its power is cut in the middle of a write.
+    MidWrite,
+    /// The process is killed; the operating system has what it wrote.
+    Kill,
+    /// It is closed.
+    Clean,
+    /// It comes back with an empty disk.
+    Wiped,
+}
+
+impl World {
+    /// Reserves a machine for something that is done with it; one thing at a time.
+    fn claim(&self, number: usize) -> bool {
+        let place = &mut lock(&self.machines)[number];
+        !std::mem::replace(&mut place.is_busy, true)
+    }
+
+    fn release(&self, number: usize) {
+        lock(&self.machines)[number].is_busy = false;
+    }
+
+    fn device(&self, number: usize) -> MemoryDevice {
+        lock(&self.machines)[number].device.clone()
+    }
+
+    fn loss(&self) -> Loss {
+        let seed = self.executor.chance().next();
+        match self.executor.draw(0..10) {
+            0 => Loss::Nothing,
+            1..5 => Loss::Unsynced,
+            5..8 => Loss::Torn(seed),
+            _ => Loss::Shuffled(seed),
+        }
+    }
+}
+
+/// Stops a machine in some manner and starts it again, unless something else is being done with it.
+pub(super) async fn restart(world: &Arc<World>, number: usize, how: Restart) {
+    if !world.claim(number) {
+        return;
+    }
+    stop(world, number, how).await;
+    world.executor.sleep(world.executor.draw_ms(1..3_000)).await;
+    bring_up(world, number).await;
+    world.release(number);
+}
+
+async fn stop(world: &Arc<World>, number: usize, how: Restart) {
+    let loss = world.loss();
+    let (embedded, is_tainted) = {
+        let machines = lock(&world.machines);
+        (machines[number].running.clone(), machines[number].is_tainted)
+    };
+    match how {
+        // A new process would read from the system's cache what the failed sync has dropped, and believe it.
+        Restart::Kill | Restart::Clean if is_tainted => world.cut_power(number, loss),
+        Restart::Power => world.cut_power(number, loss),
+        Restart::MidWrite => {
+            let device = world.device(number);
+            device.power_off_at(device.operations() + world.executor.draw(0..30));
+            world.wait_for(Duration::from_secs(3), || device.is_off()).await;
+            world.cut_power(number, loss);
+        }
+        Restart::Kill => world.halt(number),
+        Restart::Clean => {
+            world.halt(number);
+            if let Some(Err(error)) = embedded.map(|embedded| embedded.close()) {
+                world.say(format_args!("machine {number} is not closed cleanly: {error}"));
+            }
+        }
+        Restart::Wiped => {
+            world.halt(number);
+            let mut machines = lock(&world.machines);
+            machines[number].device = MemoryDevice::durable();
+            machines[number].wiped = Some(world.executor.now());
+        }
+    }
+    world.say(format_args!("machine {number} is down: {how:?} {loss:?}"));
+}
+
+/// Starts a machine; its power may go again while it recovers.
+async fn bring_up(world: &Arc<World>, number: usize) {
+    loop {
+        let device = world.device(number);
+        if world.is_troubled() && world.executor.hits(15) {
+            device.power_off_at(device.operations() + world.executor.draw(0..40));
+        }
+        if world.start(number) && !device.is_off() {
+            // What was to strike the recovery strikes nothing else.
+            device.power_off_at(u64::MAX);
+            return;
+        }
+        device.set_capacity(None);
+        let loss = world.loss();
+        world.say(format_args!("machine {number} loses power again: {loss:?}"));
+        world.cut_power(number, loss);
+        world.executor.sleep(world.executor.draw_ms(1..500)).await;
+    }
+}
+
+/// Keeps two from each other for a while, or one of them from the other.
+async fn part(world: &Arc<World>) {
+    let executor = &world.executor;
+    let machines = world.plan.machines;
+    let place = || {
+        let place = executor.draw(0..machines as u64 + 3) as usize;
+        if place < machines { place } else { [CLIENTS, CLIENTS + 1, CLIENTS + 10][place - machines] }
+    };
+    let (from, to) = (place(), place());
+    let both = executor.hits(60);
+    if from == to {
+        return;
+    }
+    world.say(format_args!("{from} is cut off from {to} both={both}"));
+    world.network.cut(from, to);
+    if both {
+        world.network.cut(to, from);
+    }
+    executor.sleep(executor.draw_ms(200..6_000)).await;
+    world.network.mend(from, to);
+    world.network.mend(to, from);
+}
+
+/// One of the next syncs fails; then the machine loses power, for nothing less tells what its disk has.
+async fn fail_sync(world: &Arc<World>, number: usize) {
+    let device = world.device(number);
+    world.say(format_args!("a sync of machine {number} fails soon"));
+    lock(&world.machines)[number].is_tainted = true;
+    device.fail_sync_at(device.syncs() + world.executor.draw(0..12));
+    world.executor.sleep(world.executor.draw_ms(300..2_500)).await;
+    world.wait_for(PATIENCE, || world.claim(number)).await;
+    stop(world, number, Restart::Power).await;
+    world.executor.sleep(world.executor.draw_ms(1..1_000)).await;
+    bring_up(world, number).await;
+    world.release(number);
+}
+
+/// There is no room for a while, and perhaps a restart meanwhile.
+async fn fill_disk(world: &Arc<World>, number: usize) {
+    if !world.claim(number) {
+        return;
+    }
+    let device = world.device(number);
+    let used: u64 = device.files().values().map(|file| file.len() as u64).sum();
+    let capacity = used + world.executor.draw(0..1_500);
+    world.say(format_args!("the disk of machine {number} is full at {capacity} bytes"));
+    device.set_capacity(Some(capacity));
+    world.executor.sleep(world.executor.draw_ms(300..3_000)).await;
+    if world.executor.hits(20) {
+        stop(world, number, Restart::Kill).await;
+        bring_up(world, number).await;
+    }
+    world.device(number).set_capacity(None);
+    world.say(format_args!("the disk of machine {number} has room again"));
+    world.release(number);
+}
+
+/// Calls until it worked, it is known that it cannot, or there is no more to be seen of it.
+async fn until_settled<T, F: Future<Output = Result<T>>>(world: &World, mut call: impl FnMut() -> F) -> Result<T> {
+    let deadline = world.executor.now() + PATIENCE;
+    loop {
+        match call().await {
+            Err(error) if !is_settled(&error) && world.executor.now() < deadline => {
+                world.executor.sleep(Duration::from_millis(300)).await;
+            }
+            settled => return settled,
+        }
+    }
+}
+
+fn only<T>(results: Vec<(String, Result<T>)>) -> Result<T> {
+    let missing = || Err(Error::new(ErrorKind::Internal, "no answer for the only topic"));
+    results.into_iter().next().map_or_else(missing, |(_, result)| result)
+}
+
+/// Makes a topic, and lets clients have it.
+async fn create(world: &Arc<World>, name: &'static str, partitions: i32) {
+    let admin = world.admin();
+    let topic = NewTopic::new(name)
+        .partitions(partitions)
+        .config("min.insync.replicas", world.plan.min_insync.to_string())
+        .config("retention.ms", "-1");
+    let created =
+        until_settled(world, || async { only(admin.create_topics(&[topic.clone()], false, CALL).await?) }).await;
+    match created {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            world.say(format_args!("{name} cannot be made: {error}"));
+            if name == STABLE {
+                world.break_rule(format!("{name} cannot be made: {error}"));
+            }
+        }
+        _ => {
+            let mut load = lock(&world.load);
+            let creation = load.topics.get(name).map_or(0, |topic| topic.creation) + 1;
+            world.say(format_args!("{name} is there, the {creation}."));
+            load.topics.insert(name, TopicState { creation, partitions, is_open: true });
+        }
+    }
+}
+
+/// The topic that comes and goes: made, or deleted and made anew.
+async fn renew(world: &Arc<World>) {
+    if world.plan.loses_leader {
+        // That a topic was made or deleted is not waited for by followers.
+        return;
+    }
+    let known = {
+        let mut load = lock(&world.load);
+        let known = load.topics.get(FLEETING).copied();
+        // One at a time: while it is being made it is there and closed.
+        let placeholder = TopicState { creation: 0, partitions: 1, is_open: false };
+        load.topics.entry(FLEETING).or_insert(placeholder).is_open = false;
+        known
+    };
+    match known {
+        None => {}
+        Some(topic) if !topic.is_open => return,
+        Some(_) => {
+            let is_idle = || lock(&world.load).unsettled.get(FLEETING).copied().unwrap_or(0) == 0;
+            if !world.wait_for(PATIENCE, is_idle).await {
+                return world.break_rule("sends are not settled in time".to_owned());
+            }
+            world.executor.sleep(QUIET).await;
+            world.say(format_args!("{FLEETING} is being deleted"));
+            let admin = world.admin();
+            let deleted =
+                until_settled(world, || async { only(admin.delete_topics(&[FLEETING], CALL).await?) }).await;
+            match deleted {
+                Err(error) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
+                    return world.say(format_args!("{FLEETING} cannot be deleted: {error}"));
+                }
+                _ => world.executor.sleep(QUIET).await,
+            }
+        }
+    }
+    create(world, FLEETING, 1).await;
+}
+
+async fn grow(world: &Arc<World>) {
+    let Some(topic) = lock(&world.load).topics.get(STABLE).copied() else { return };
+    if world.plan.loses_leader || topic.partitions > 2 {
+        return;
+    }
+    let admin = world.admin();
+    let wanted =
+        BTreeMap::from([(STABLE.to_owned(), NewPartitions { total: topic.partitions + 1, assignments: None })]);
+    let grown =
+        until_settled(world, || async { only(admin.create_partitions(&wanted, false, CALL).await?) }).await;
+    world.say(format_args!("{STABLE} gets another partition: {grown:?}"));
+    // An answer that was lost is as good: the next try says that they are there.
+    if grown.is_ok() || grown.is_err_and(|error| error.code() == Some(ErrorCode::INVALID_PARTITIONS)) {
+        let mut load = lock(&world.load);
+        if let Some(known) = load.topics.get_mut(STABLE) {
+            known.partitions = known.partitions.max(topic.partitions + 1);
+        }
+    }
+}
+
+async fn delete_records(world: &Arc<World>) {
+    let Some(topic) = lock(&world.load).topics.get(STABLE).copied() else { return };
+    let index = world.executor.draw(0..topic.partitions as u64) as i32;
+    let partition = TopicPartition::new(STABLE, index);
+    let Some(end) = world.log_end(world.leader(), &partition) else { return };
+    let offset = world.executor.draw(end.start as u64..end.end as u64 + 1) as i64;
+    lock(&world.history).deleting(&partition, topic.creation, offset);
+    let admin = world.admin();
+    let wanted = HashMap::from([(partition.clone(), offset)]);
+    let deleted = admin.delete_records(&wanted, CALL).await;
+    world.say(format_args!("records below {offset} of {partition} are deleted: {deleted:?}"));
+}
+
+/// The leader is lost for good: a follower is promoted, and follows it on a new disk what led before.
+async fn lose_leader(world: &Arc<World>) {
+    let executor = &world.executor;
+    let former = world.leader();
+    let followers: Vec<usize> = (0..world.plan.machines).filter(|number| *number != former).collect();
+    let partitions = lock(&world.load).topics.get(STABLE).map_or(0, |topic| topic.partitions);
+    let names = partitions_of(STABLE, partitions);
+    // R - m + 1 followers have to answer, which is all of them where R - m = R - 2.
+    let has_all = |number: &usize| {
+        let machines = lock(&world.machines);
+        let Some(embedded) = &machines[*number].running else { return false };
+        let copies = embedded.with(|broker, _| broker.copies()).unwrap_or_default();
+        copies.iter().any(|copy| copy.name == STABLE && copy.partitions == partitions)
+    };
+    if !world.wait_for(PATIENCE, || followers.iter().all(has_all)).await {
+        return world.break_rule("followers do not come to have the topic".to_owned());
+    }
+    if !world.wait_for(PATIENCE, || world.claim(former)).await {
+        return world.break_rule(format!("machine {former} is busy for ever"));
+    }
+    let how = if executor.hits(30) { Restart::MidWrite } else { Restart::Power };
+    stop(world, former, how).await;
+    world.say(format_args!("machine {former}, which leads, is lost"));
+    let promoted = loop {
+        executor.sleep(executor.draw_ms(1..1_000)).await;
+        // Whoever is chosen is not to be touched, or the choice would be another.
+        let claimed: Vec<usize> = followers.iter().copied().filter(|number| world.claim(*number)).collect();
+        let furthest = followers
+            .iter()
+            .copied()
+            .max_by_key(|number| world.log_end(*number, &names[0]).map(|end| (end.leader_epoch, end.end)));
+        let all_answer = claimed.len() == followers.len() && followers.iter().all(|number| world.is_up(*number));
+        let mut promoted = None;
+        if let Some(number) = furthest.filter(|_| all_answer) {
+            let embedded = {
+                let machines = lock(&world.machines);
+                if let Some(follower) = &machines[number].follower {
+                    follower.stop();
+                }
+                machines[number].running.clone()
+            };
+            if let Some(embedded) = embedded {
+                match embedded.promote_copies(&[STABLE.to_owned()]).await {
+                    Ok(()) => promoted = Some(number),
+                    Err(error) => world.say(format_args!("machine {number} is not promoted: {error}")),
+                }
+            }
+        }
+        if let Some(number) = promoted {
+            *lock(&world.leader) = number;
+            world.network.set_leader(number);
+            lock(&world.history).leader_lost();
+            let mut load = lock(&world.load);
+            load.generation += 1;
+            load.committed = 0;
+            load.readers.clear();
+        }
+        for number in claimed {
+            world.release(number);
+        }
+        if let Some(number) = promoted {
+            break number;
+        }
+    };
+    world.say(format_args!("machine {promoted} leads"));
+    executor.sleep(executor.draw_ms(1..4_000)).await;
+    // Its disk is lost with it: what it wrote last may be in the epoch that the other was promoted to, and nothing would tell
+    // their records apart.
+    stop(world, former, Restart::Wiped).await;
+    bring_up(world, former).await;
+    world.release(former);
+    executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10 + former, Some(former)));
+}
+
+impl World {
+    fn is_up(&self, number: usize) -> bool {
+        let machines = lock(&self.machines);
+        machines[number].running.is_some() && !machines[number].device.is_off()
+    }
+}
+
+/// The faults end: everything is settled, everybody catches up, and all logs are the same.
+async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
+    let executor = &world.executor;
+    world.is_troubled.store(false, Ordering::Relaxed);
+    world.say(format_args!("no more faults"));
+    if !world.wait_for(PATIENCE * 2, || under_way.load(Ordering::Relaxed) == 0).await {
+        return world.break_rule("a fault does not end".to_owned());
+    }
+    world.network.heal();
+    for number in 0..world.plan.machines {
+        world.device(number).set_capacity(None);
+    }
+    let is_quiet = || {
+        let machines = lock(&world.machines);
+        machines.iter().all(|place| !place.is_busy && place.running.is_some())
+    };
+    if !world.wait_for(PATIENCE, is_quiet).await {
+        return world.break_rule("machines do not come up".to_owned());
+    }
+    check(world);
+    let unsettled = || lock(&world.load).unsettled.values().sum::<usize>();
+    if !world.wait_for(PATIENCE, || unsettled() == 0).await {
+        return world.break_rule(format!("{} sends are not settled in time", unsettled()));
+    }
+
+    let leader = world.leader();
+    let topics: Vec<(&'static str, TopicState)> =
+        lock(&world.load).topics.iter().map(|(name, topic)| (*name, *topic)).filter(|(_, topic)| topic.is_open).collect();
+    let partitions: Vec<(TopicPartition, u32)> = topics
+        .iter()
+        .flat_map(|(name, topic)| {
+            partitions_of(name, topic.partitions).into_iter().map(|partition| (partition, topic.creation))
+        })
+        .collect();
+    let behind = || {
+        partitions.iter().find_map(|(partition, _)| {
+            // Where they begin may differ: that records were deleted is not waited for by followers, nor by the deletion itself.
+            let end = |number| world.log_end(number, partition).map(|end| (end.end, end.leader_epoch));
+            let other = (0..world.plan.machines).find(|number| end(*number) != end(leader))?;
+            Some(format!(
+                "machine {other} does not catch up at {partition}: {:?}, leader {:?}, {:?}",
+                world.log_end(other, partition),
+                world.log_end(leader, partition),
+                lock(&world.machines)[other].follower.as_ref().map(|follower| (follower.error(), follower.status()))
+            ))
+        })
+    };
+    let deadline = executor.now() + PATIENCE;
+    while behind().is_some() && executor.now() < deadline {
+        executor.sleep(Duration::from_millis(200)).await;
+        // A follower that has not seen a topic go keeps it, and says what to do.
+        for number in (0..world.plan.machines).filter(|number| *number != leader) {
+            let stuck = {
+                let machines = lock(&world.machines);
+                let error = machines[number].follower.as_ref().and_then(crate::replication::Follower::error);
+                let is_stuck = error.is_some_and(|error| error.contains(&format!("topic={FLEETING} ")));
+                machines[number].running.clone().filter(|_| is_stuck)
+            };
+            if let Some(embedded) = stuck {
+                let deleted = embedded.delete_copy(FLEETING).await;
+                world.say(format_args!("machine {number} is rid of its former {FLEETING}: {deleted:?}"));
+            }
+        }
+    }
+    if behind().is_some() {
+        world.break_rule(behind().unwrap_or_default());
+    }
+    let lagging = || {
+        let load = lock(&world.load);
+        let readers = 0..world.plan.machines;
+        readers.into_iter().map(|number| CLIENTS + 10 + number).find_map(|reader| {
+            let at = load.readers.get(&reader);
+            if reader == CLIENTS + 10 + leader && leader != 0 {
+                // The promoted machine has two readers; it is enough that the leader's gets everything.
+                return None;
+            }
+            partitions.iter().filter(|(partition, _)| *partition.topic == *STABLE).find_map(|(partition, _)| {
+                let end = world.log_end(leader, partition).filter(|end| end.start < end.end)?;
+                let next = at.and_then(|at| at.get(partition)).copied();
+                (next != Some(end.end))
+                    .then(|| format!("reader {reader} does not catch up at {partition}: {next:?} of {end:?}"))
+            })
+        })
+    };
+    if !world.wait_for(PATIENCE, || lagging().is_none()).await {
+        world.break_rule(lagging().unwrap_or_default());
+    }
+    let machines = world.checked_machines();
+    for (partition, creation) in &partitions {
+        let start = world.log_end(leader, partition).map_or(0, |end| end.start);
+        lock(&world.history).check_end(partition, *creation, start, leader, &machines);
+    }
+
+    let committed = lock(&world.load).committed;
+    let admin = world.admin();
+    let listed = until_settled(world, || admin.list_group_offsets(GROUP, None, CALL)).await;
+    let found = listed.map(|offsets| offsets.get(&TopicPartition::new(STABLE, 0)).map_or(0, |found| found.offset));
+    world.say(format_args!("committed offset: {found:?}, acknowledged: {committed}"));
+    if !found.as_ref().is_ok_and(|found| *found >= committed) {
+        world.break_rule(format!("a committed offset went back: {committed} was acknowledged, there is {found:?}"));
+    }
+    let load = lock(&world.load);
+    world.say(format_args!("the end: {} sends failed", load.failed));
+}

@@ -1,0 +1,511 @@
+//! Whole systems in one thread: brokers, followers and clients over a network, devices and clocks that fail by a seed.
+//!
+//! Everything is the real thing but what it stands on: `broker::Broker` through `transport::Embedded`, `client`'s producers,
+//! consumers and admin, `replication::Follower`. Below them are a seeded executor with a clock of its own, a network that
+//! delays, breaks and parts, and devices in memory that lose what was not synced. The same seed gives the same run, event for
+//! event: [`simulate`] says what happened.
+//!
+//! # Faults
+//! Each of `research`'s kinds is drawn from the seed, many at a time: power cuts of any machine that lose all, some or none of
+//! what was not synced, tear writes, lose names, or come in the middle of an operation or of the recovery itself (D1, D2); a
+//! sync that fails and drops its data (D4); a full disk, with room later (D5); slow syncs; wall clocks that jump, by machine
+//! (D7); parted machines, one way or both, connections that break with the request or its answer on the way, requests that
+//! arrive late, after those of a newer connection (R1, N1); followers that stop, start, or come back empty (R1, R3); topics
+//! made, grown, deleted and made anew under the same name, records deleted (R4); the leader lost for good, and a follower
+//! promoted in its place while the former leader comes back as a follower (R2).
+//!
+//! # Rules
+//! - What a producer was told with `acks=all` is synced at that moment, on the leader and on as many machines together as
+//!   `min.insync.replicas` says, and stays: whatever number of power cuts there are, one after the other or all at once.
+//! - What was acknowledged under `min.insync.replicas` = m on R machines survives that any m - 1 of them are lost for good with
+//!   their disks, if the follower that is promoted is the furthest (leader epoch, end) of R - m + 1.
+//! - What anybody has read, of any machine, stands at that offset for good, unless the leader is lost for good: then what was
+//!   acknowledged as above does. Nobody reads past the high watermark, which never goes back on a connection.
+//! - An idempotent producer's records are there once, and in the order of `send` in each partition.
+//! - Logs have no gaps, leader epochs rise along them, and below a follower's high watermark it has the leader's bytes.
+//! - Committed offsets that were acknowledged do not go back.
+//! - When faults have ended, every broker opens, every send is settled, every follower and every reader catches up, and all
+//!   logs are the same.
+//!
+//! Not simulated: transactions (the broker takes none), compaction and retention by time, bit rot (`log`'s own tests).
+
+mod executor;
+mod faults;
+mod history;
+mod network;
+mod sabotage;
+mod workload;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use self::executor::{Executor, Owner, SimulatedClock};
+use self::history::{History, Machine};
+use self::network::{LEADER, Listening, Network};
+pub use self::sabotage::Rule;
+use crate::broker::BrokerConfig;
+use crate::client::{Client, ClientConfig, TopicPartition};
+use crate::protocol::{Request, Response};
+use crate::replication::{ClusterSource, Follower, FollowerOptions, LocalLogs};
+use crate::storage::memory::{Loss, MemoryDevice};
+use crate::transport::{Embedded, Endpoint, Runner};
+use crate::{Error, ErrorKind};
+
+/// The topic that is there from beginning to end.
+const STABLE: &str = "orders";
+/// The topic that is deleted and made anew.
+const FLEETING: &str = "events";
+/// Clients have numbers like machines, from here on.
+const CLIENTS: usize = 100;
+/// How long a client waits for an answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// By when everything has to be settled after the faults have ended: longer than `delivery_timeout_ms`.
+const PATIENCE: Duration = Duration::from_secs(200);
+
+/// What a simulation is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The rule that is broken on purpose, to see whether the checkers find out.
+    pub broken: Option<Rule>,
+}
+
+/// What came of a simulation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// Every rule that was found broken, in words; empty when all is well.
+    pub broken: Vec<String>,
+    /// What happened, a line for each event, with the time since the beginning.
+    pub trace: String,
+    /// How long it was for those in it.
+    pub simulated: Duration,
+    /// How many faults there were.
+    pub faults: u64,
+    /// How many records were acknowledged with `acks=all`.
+    pub acknowledged: u64,
+    /// How many records were read.
+    pub read: u64,
+    /// How many turns tasks had.
+    pub turns: u64,
+}
+
+/// Runs the simulation that `seed` describes.
+pub fn simulate(seed: u64, options: Options) -> Outcome {
+    let executor = Executor::new(seed);
+    let world = World::new(&executor, seed, options);
+    let story = Arc::clone(&world);
+    executor.spawn(Owner::World, async move { faults::story(&story).await });
+    let ended = executor.run(|| world.is_over.load(Ordering::Relaxed));
+    if let Err(why) = ended {
+        world.break_rule(why);
+    }
+    let (simulated, turns) = (executor.now(), executor.turns());
+    executor.clear();
+    lock(&world.machines).clear();
+    let history = lock(&world.history);
+    Outcome {
+        seed,
+        broken: history.broken.clone(),
+        trace: std::mem::take(&mut *lock(&world.trace)),
+        simulated,
+        faults: world.faults.load(Ordering::Relaxed),
+        acknowledged: history.acknowledgements,
+        read: history.reads,
+        turns,
+    }
+}
+
+/// Everything there is.
+struct World {
+    executor: Executor,
+    network: Network,
+    seed: u64,
+    options: Options,
+    plan: Plan,
+    machines: Mutex<Vec<Place>>,
+    history: Mutex<History>,
+    trace: Mutex<String>,
+    faults: AtomicU64,
+    /// Whether faults go on; clients send as long.
+    is_troubled: AtomicBool,
+    is_over: AtomicBool,
+    /// Who leads; the number of a machine.
+    leader: Mutex<usize>,
+    load: Mutex<workload::Load>,
+}
+
+/// What the seed has decided beforehand.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    machines: usize,
+    min_insync: usize,
+    partitions: i32,
+    /// Whether the leader is lost for good before the end.
+    loses_leader: bool,
+    segment_bytes: u64,
+    delivery_timeout_ms: u64,
+}
+
+/// A machine: its disk, its clock, and what runs on it.
+struct Place {
+    device: MemoryDevice,
+    clock: SimulatedClock,
+    starts: u64,
+    running: Option<Embedded>,
+    follower: Option<Follower>,
+    /// Whether syncs are slow.
+    is_slow: bool,
+    /// Whether a sync may have failed: only a power cut makes clear what its disk has.
+    is_tainted: bool,
+    /// Whether something is being done with it: one thing at a time.
+    is_busy: bool,
+    /// When its disk was last replaced by an empty one.
+    wiped: Option<Duration>,
+    /// Where its logs ended when it was opened as a follower: it shows all of that, which its leader may not yet.
+    opened: BTreeMap<TopicPartition, i64>,
+}
+
+impl World {
+    fn new(executor: &Executor, seed: u64, options: Options) -> Arc<Self> {
+        let machines = executor.draw(1..4) as usize;
+        let min_insync = if machines == 1 { 1 } else { 1 + executor.draw(0..2) as usize };
+        let loses_leader = min_insync == 2 && executor.hits(50);
+        let plan = Plan {
+            machines,
+            min_insync,
+            // Of two followers each may be the furthest in another partition, and only one is promoted.
+            partitions: if loses_leader && machines == 3 { 1 } else { executor.draw(1..3) as i32 },
+            loses_leader,
+            segment_bytes: [700, 2_000, 1 << 20][executor.draw(0..3) as usize],
+            delivery_timeout_ms: [5_000, 60_000][executor.draw(0..2) as usize],
+        };
+        let places = (0..machines).map(|_| Place {
+            device: MemoryDevice::durable(),
+            clock: SimulatedClock::new(executor),
+            starts: 0,
+            running: None,
+            follower: None,
+            is_slow: false,
+            is_tainted: false,
+            is_busy: false,
+            wiped: None,
+            opened: BTreeMap::new(),
+        });
+        let world = Arc::new(Self {
+            executor: executor.clone(),
+            network: Network::new(executor),
+            seed,
+            options,
+            plan,
+            machines: Mutex::new(places.collect()),
+            history: Mutex::default(),
+            trace: Mutex::default(),
+            faults: AtomicU64::new(0),
+            is_troubled: AtomicBool::new(true),
+            is_over: AtomicBool::new(false),
+            leader: Mutex::new(0),
+            load: Mutex::default(),
+        });
+        world.say(format_args!("{plan:?} broken={:?}", options.broken));
+        if let Some(spoil) = options.broken.and_then(Rule::spoil) {
+            world.network.spoil(spoil);
+        }
+        let observed = Arc::downgrade(&world);
+        world.network.observe(Arc::new(move |seen| {
+            if let Some(world) = observed.upgrade() {
+                world.observe(seen);
+            }
+        }));
+        world
+    }
+
+    /// Puts a line into the trace.
+    fn say(&self, what: std::fmt::Arguments<'_>) {
+        let now = self.executor.now();
+        let _ = writeln!(lock(&self.trace), "{:>10.6} {what}", now.as_secs_f64());
+    }
+
+    fn break_rule(&self, what: String) {
+        self.say(format_args!("BROKEN: {what}"));
+        lock(&self.history).break_rule(what);
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.is_troubled.load(Ordering::Relaxed)
+    }
+
+    fn leader(&self) -> usize {
+        *lock(&self.leader)
+    }
+
+    fn observe(&self, seen: &network::Seen<'_>) {
+        match (seen.request, seen.response) {
+            (Request::Produce(request), Response::Produce(response)) => {
+                let machines = self.checked_machines();
+                let now = self.executor.now();
+                let is_recent = |at: Duration| at + Duration::from_secs(30) > now;
+                let wiped = lock(&self.machines).iter().any(|place| place.wiped.is_some_and(is_recent));
+                let (leader, min_insync) = (seen.machine, self.plan.min_insync);
+                lock(&self.history).produced(leader, &machines, min_insync, wiped, request, response);
+            }
+            (Request::Fetch(request), Response::Fetch(response)) if self.is_readable(seen.machine) => {
+                lock(&self.history).fetched(seen.owner, seen.connection, request, response);
+            }
+            _ => {}
+        }
+        let name = format!("{:?}", seen.request.api_key());
+        let code = match seen.response {
+            Response::Produce(response) => format!(
+                "{:?}",
+                response
+                    .responses
+                    .iter()
+                    .flat_map(|topic| &topic.partition_responses)
+                    .map(|answer| (answer.index, answer.error_code, answer.base_offset))
+                    .collect::<Vec<_>>()
+            ),
+            Response::Fetch(response) => format!(
+                "{:?} {:?}",
+                response.error_code,
+                response
+                    .responses
+                    .iter()
+                    .flat_map(|topic| &topic.partitions)
+                    .map(|data| (
+                        data.partition_index,
+                        data.error_code,
+                        data.high_watermark,
+                        data.records.as_ref().map_or(0, bytes::Bytes::len),
+                        data.diverging_epoch.end_offset
+                    ))
+                    .collect::<Vec<_>>()
+            ),
+            _ => String::new(),
+        };
+        self.say(format_args!("machine {} answers connection {} {name} {code}", seen.machine, seen.connection));
+    }
+
+    /// What the checkers look at.
+    fn checked_machines(&self) -> Vec<Machine> {
+        let machines = lock(&self.machines);
+        let checked = machines.iter().enumerate().map(|(number, place)| Machine {
+            number,
+            owner: Owner::Machine(number, place.starts),
+            is_up: place.running.is_some() && !place.device.is_off(),
+            device: place.device.clone(),
+        });
+        checked.collect()
+    }
+
+    /// A client that runs on `from`.
+    fn client(&self, from: usize, clock: &SimulatedClock, bootstrap: &str) -> Client {
+        let mut config = ClientConfig::default();
+        config.bootstrap_servers = vec![Endpoint::new(bootstrap, 9092)];
+        config.seed = Some(self.executor.chance().next());
+        Client::new(self.network.transport(from, REQUEST_TIMEOUT), Arc::new(clock.clone()), config)
+    }
+
+    fn broker_config(&self, number: usize) -> BrokerConfig {
+        let mut config = BrokerConfig {
+            node_id: number as i32,
+            advertised_host: format!("machine{number}"),
+            auto_create_topics: false,
+            replica_lag_time_max_ms: 3_000,
+            log_retention_check_interval_ms: 4_000,
+            cluster_id: Some("simulated".to_owned()),
+            ..BrokerConfig::default()
+        };
+        for (name, value) in
+            [("segment.bytes", self.plan.segment_bytes.to_string()), ("retention.ms", "-1".to_owned())]
+        {
+            if let Err(error) = config.set(name, &value) {
+                self.break_rule(format!("a configuration is not taken: {error}"));
+            }
+        }
+        config
+    }
+
+    /// Starts what is on a machine. Says whether it runs: its power may go while it recovers, its disk may be full.
+    fn start(self: &Arc<Self>, number: usize) -> bool {
+        let (device, clock, owner) = {
+            let mut machines = lock(&self.machines);
+            let place = &mut machines[number];
+            place.starts += 1;
+            (place.device.clone(), place.clock.clone(), Owner::Machine(number, place.starts))
+        };
+        let runner = Arc::new(Jobs { world: Arc::downgrade(self), number, owner });
+        let seed = self.executor.chance().next();
+        let opened =
+            Embedded::open(Arc::new(device.clone()), self.broker_config(number), Arc::new(clock.clone()), runner, seed);
+        let embedded = match opened {
+            Ok(embedded) => embedded,
+            Err(error) => {
+                self.executor.kill(owner);
+                self.say(format_args!("machine {number} does not open: {error}"));
+                let is_tainted = lock(&self.machines)[number].is_tainted;
+                if !device.is_off() && !is_tainted && error.kind() != ErrorKind::Full {
+                    self.break_rule(format!("machine {number} does not open: {error}"));
+                }
+                return false;
+            }
+        };
+        let recovered = embedded.recovered().unwrap_or_default();
+        self.say(format_args!("machine {number} is up, start {owner:?} recovered={recovered:?}"));
+        self.executor.spawn(owner, embedded.drive());
+        self.network.listen(number, Listening { embedded: embedded.clone(), device, owner });
+        let opened = self.names().into_iter().filter_map(|partition| {
+            let end = embedded.with(|broker, _| broker.log_end(&partition.topic, partition.partition)).ok().flatten()?;
+            Some((partition, end.end))
+        });
+        let opened = opened.collect();
+        {
+            let mut machines = lock(&self.machines);
+            machines[number].running = Some(embedded);
+            machines[number].opened = opened;
+        }
+        if number != self.leader() {
+            self.follow(number);
+        }
+        true
+    }
+
+    /// Starts following the leader on a machine that runs.
+    fn follow(self: &Arc<Self>, number: usize) {
+        let (embedded, clock, owner) = {
+            let machines = lock(&self.machines);
+            let place = &machines[number];
+            let Some(embedded) = place.running.clone() else { return };
+            (embedded, place.clock.clone(), Owner::Machine(number, place.starts))
+        };
+        let source = ClusterSource::new(self.client(number, &clock, LEADER));
+        let options = FollowerOptions {
+            replica_id: Some(number as i32),
+            follow_deletions: true,
+            refresh_interval: Duration::from_millis(700),
+            ..FollowerOptions::default()
+        };
+        let logs: Arc<dyn LocalLogs> = match self.options.broken {
+            Some(rule) => rule.logs(embedded),
+            None => Arc::new(embedded),
+        };
+        let (follower, driver) = Follower::new(source, logs, options);
+        if let Some(before) = lock(&self.machines)[number].follower.replace(follower) {
+            before.stop();
+        }
+        let world = Arc::clone(self);
+        self.executor.spawn(owner, async move {
+            let ended = driver.await;
+            world.say(format_args!("machine {number} follows no more: {ended:?}"));
+            if ended.is_err() {
+                // As who runs it would: after a sync that failed a new process cannot know what the disk has.
+                let restarting = Arc::clone(&world);
+                world.executor.spawn(Owner::World, async move {
+                    faults::restart(&restarting, number, faults::Restart::Power).await;
+                });
+            }
+        });
+    }
+
+    /// Ends everything on a machine at once. Its disk stays as it is.
+    fn halt(&self, number: usize) {
+        let owner = {
+            let mut machines = lock(&self.machines);
+            let place = &mut machines[number];
+            place.running = None;
+            place.follower = None;
+            Owner::Machine(number, place.starts)
+        };
+        self.network.silence(number);
+        self.executor.kill(owner);
+    }
+
+    /// Takes the power away from a machine.
+    fn cut_power(&self, number: usize, loss: Loss) {
+        self.halt(number);
+        let mut machines = lock(&self.machines);
+        let place = &mut machines[number];
+        place.device = place.device.crash(loss);
+        (place.is_slow, place.is_tainted) = (false, false);
+    }
+
+    /// Waits until `is_so`, looking every now and then; says whether it came to that.
+    async fn wait_for(&self, patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+        let deadline = self.executor.now() + patience;
+        while !is_so() {
+            if self.executor.now() >= deadline {
+                return false;
+            }
+            self.executor.sleep(Duration::from_millis(100)).await;
+        }
+        true
+    }
+
+    /// The partitions of the topic that stays.
+    fn names(&self) -> Vec<TopicPartition> {
+        let partitions = lock(&self.load).topics.get(STABLE).map_or(0, |topic| topic.partitions);
+        history::partitions_of(STABLE, partitions)
+    }
+
+    /// Whether what a machine shows is what the leader shows, too. A follower that was restarted shows all it has, until it has
+    /// asked its leader what that is worth; see `opened`.
+    fn is_readable(&self, number: usize) -> bool {
+        let (leader, names) = (self.leader(), self.names());
+        let machines = lock(&self.machines);
+        let (place, owner) = (&machines[number], Owner::Machine(leader, machines[leader].starts));
+        let history = lock(&self.history);
+        let is_shown = |(partition, end): (&TopicPartition, &i64)| history.watermark(owner, partition) >= *end;
+        let status = place.follower.as_ref().map(Follower::status).unwrap_or_default();
+        let is_settled = |name: &TopicPartition| status.get(name).is_some_and(|status| status.at_end.is_some());
+        number == leader || (names.iter().all(is_settled) && place.opened.iter().all(is_shown))
+    }
+
+    /// Where a partition begins and ends on a machine, and in which epoch.
+    fn log_end(&self, number: usize, partition: &TopicPartition) -> Option<crate::broker::CopyEnd> {
+        let embedded = lock(&self.machines)[number].running.clone()?;
+        embedded.with(|broker, _| broker.log_end(&partition.topic, partition.partition)).ok().flatten()
+    }
+}
+
+/// Does what a machine's broker leaves to its device: soon, or slowly, and never after the machine was halted.
+#[derive(Debug)]
+struct Jobs {
+    world: std::sync::Weak<World>,
+    number: usize,
+    owner: Owner,
+}
+
+impl Runner for Jobs {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        let Some(world) = self.world.upgrade() else { return };
+        // While a broker is being opened its machine's lock is not held.
+        let is_slow = lock(&world.machines)[self.number].is_slow;
+        let pause = world.executor.draw_ms(if is_slow { 200..2_000 } else { 0..8 });
+        let sleep = world.executor.sleep(pause);
+        world.executor.spawn(self.owner, async move {
+            sleep.await;
+            job();
+        });
+    }
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("seed", &self.seed).field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// What a call of the simulation's own met that it will not meet again.
+fn is_settled(error: &Error) -> bool {
+    !error.is_retriable() && error.kind() != ErrorKind::Timeout
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
