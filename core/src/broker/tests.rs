@@ -15,12 +15,13 @@ use crate::protocol::messages::delete_topics::DeleteTopicState;
 use crate::protocol::messages::fetch::{FetchPartition, FetchTopic, PartitionData};
 use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use crate::protocol::messages::metadata::MetadataRequestTopic;
+use crate::protocol::messages::offset_for_leader_epoch::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use crate::protocol::messages::produce::{PartitionProduceData, PartitionProduceResponse, TopicProduceData};
 use crate::protocol::messages::{
     BeginQuorumEpochRequest, BeginQuorumEpochResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
     CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, VoteRequest, VoteResponse, begin_quorum_epoch,
-    broker_registration, vote,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
+    VoteRequest, VoteResponse, begin_quorum_epoch, broker_registration, vote,
 };
 use crate::protocol::{ErrorCode, Request, Response};
 use crate::record::{Batch, Builder, BuilderOptions, NO_HEADERS, ProducerFields, batches};
@@ -1378,4 +1379,75 @@ fn each_node_gives_out_producer_ids_of_its_own() {
     let mut shell = Shell::open(&device.crash(Loss::Unsynced));
     assert_eq!(shell.broker.take_node_id(None, 0, NOW).unwrap(), 7, "it keeps its number");
     assert!(next(&mut shell) > (7 << 30) + 1);
+#[test]
+fn leaders_that_wrote_nothing_end_where_the_log_ends() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    shell.produce("t", batch(&["a", "b"]));
+    drop(shell);
+    // The second leader writes something that a follower fetches and a power cut takes, the third writes nothing.
+    let device = device.crash(Loss::Unsynced);
+    let mut shell = Shell::open(&device);
+    shell.send(produce("t", 0, batch(&["lost"]), 1), 9);
+    let mut replica = fetch("t", 2, 0);
+    replica.replica_id = 5;
+    let fetched = shell.send(replica.clone(), 12);
+    let Some(Response::Fetch(response)) = shell.answer(fetched) else { panic!("it is answered at once") };
+    let fetched = Batch::single(response.responses[0].partitions[0].records.clone().unwrap()).unwrap();
+    assert_eq!((fetched.base_offset(), fetched.partition_leader_epoch()), (2, 1));
+    shell.tasks.clear();
+    drop(shell);
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "b")]));
+
+    replica.topics[0].partitions[0].fetch_offset = 3;
+    replica.topics[0].partitions[0].last_fetched_epoch = 1;
+    let response: FetchResponse = shell.call(replica.clone(), 12);
+    let diverging = &response.responses[0].partitions[0].diverging_epoch;
+    assert_eq!((diverging.epoch, diverging.end_offset), (0, 2), "only what was never acknowledged is to be cut");
+    let asked = OffsetForLeaderPartition { partition: 0, current_leader_epoch: -1, leader_epoch: 1 };
+    let asked = OffsetForLeaderTopic { topic: "t".to_owned(), partitions: vec![asked] };
+    let request = OffsetForLeaderEpochRequest { replica_id: -1, topics: vec![asked] };
+    let response: OffsetForLeaderEpochResponse = shell.call(request, 4);
+    let end = &response.topics[0].partitions[0];
+    assert_eq!((end.leader_epoch, end.end_offset), (0, 2));
+
+    // Of an epoch that is still to come nothing is known, and nothing is to be cut for it.
+    replica.topics[0].partitions[0].last_fetched_epoch = 9;
+    let response: FetchResponse = shell.call(replica, 12);
+    let data = &response.responses[0].partitions[0];
+    assert_eq!((data.error_code, data.diverging_epoch.end_offset), (ErrorCode::OFFSET_OUT_OF_RANGE, -1));
+}
+
+#[test]
+fn a_topic_that_a_power_cut_may_take_back_is_told_to_nobody() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    let topic = CreatableTopic {
+        name: "t".to_owned(),
+        num_partitions: 1,
+        replication_factor: -1,
+        ..CreatableTopic::default()
+    };
+    shell.send(CreateTopicsRequest { topics: vec![topic], ..CreateTopicsRequest::default() }, 7);
+    let asked = shell.send(MetadataRequest { topics: None, ..MetadataRequest::default() }, 12);
+    assert!(shell.answer(asked).is_none());
+    shell.run_tasks();
+    let Some(Response::Metadata(response)) = shell.answer(asked) else { panic!("it is answered") };
+    assert_eq!(response.topics.len(), 1);
+}
+
+#[test]
+fn what_replaces_a_copys_cut_end_is_shown_when_its_source_shows_it() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let copy = Copy { name: "t".to_owned(), id: Uuid::from_u128(1), partitions: 1, configs: Default::default() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.append_copy("t", 0, &[batch(&["a"]).stamped(0, 0), batch(&["b"]).stamped(1, 0)], NOW).unwrap();
+    shell.broker.raise_high_watermark("t", 0, 2, NOW).unwrap();
+    shell.broker.truncate_copy("t", 0, 1, NOW).unwrap();
+    shell.broker.append_copy("t", 0, &[batch(&["c"]).stamped(1, 1)], NOW).unwrap();
+    shell.drain();
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
+    shell.broker.raise_high_watermark("t", 0, 2, NOW).unwrap();
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "c")]));
 }

@@ -449,9 +449,10 @@ impl Walk {
 
     /// Whether a segment that ends at `next_offset` has lost its end, when the one behind it begins at `limit`: the name of that,
     /// and perhaps its records, reached the disk first. Offsets that others may have are not to be passed over. Only compaction
-    /// leaves such gaps by right.
+    /// leaves such gaps by right, and the removal of what lies below the log start.
     fn misses(&self, log: &Log, next_offset: i64, limit: i64) -> bool {
-        limit != i64::MAX && next_offset < limit && next_offset >= self.verify_from && !log.config.skips_offsets
+        let is_gap = limit != i64::MAX && next_offset < limit && limit > self.start;
+        is_gap && next_offset >= self.verify_from && !log.config.skips_offsets
     }
 
     /// Walks over one segment. Returns the offset behind its last batch.

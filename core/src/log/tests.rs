@@ -946,6 +946,62 @@ fn offsets_that_do_not_fit_an_index_begin_a_segment() {
 }
 
 #[test]
+fn what_reached_the_disk_before_what_comes_before_it_is_cut_off() {
+    let config = LogConfig { segment_bytes: 300, skips_offsets: false, ..config() };
+    let (device, mut log) = fresh(&config);
+    for offset in 0..8 {
+        log.append(&[batch(1, NOW, &format!("value {offset}"))], 0, NOW).unwrap();
+    }
+    let bases: Vec<i64> = log.segments().map(|(base, _)| base).collect();
+    assert!(bases.len() > 2, "{bases:?}");
+    // A power cut leaves the names of all segments, and of the one before the last only its first batch.
+    for keeps_last in [false, true] {
+        let left = device.crash(Loss::Nothing);
+        let path = |base: i64| format!("{DIR}/{base:020}.log");
+        let cut = bases[bases.len() - 2];
+        let bytes = left.files()[&path(cut)].clone();
+        let first = Batch::split(&mut bytes.clone()).unwrap().unwrap();
+        left.overwrite(&path(cut), bytes.slice(..first.size()));
+        if !keeps_last {
+            left.overwrite(&path(bases[bases.len() - 1]), Bytes::new());
+        }
+        let (found, recovery) = open(&left, &config, Checkpoints::default());
+        assert_eq!(found.end(), first.next_offset(), "{recovery}");
+        assert!(recovery.cut.is_some(), "{recovery}");
+        // Below the log start the removal of segments may have got there in any order.
+        let start = Checkpoints { start: bases[bases.len() - 1], ..Checkpoints::default() };
+        let left = device.crash(Loss::Nothing);
+        left.overwrite(&path(cut), bytes.slice(..first.size()));
+        assert_eq!(open(&left, &config, start).0.end(), 8);
+        // Where offsets are missing by right they stay missing.
+        let skips = LogConfig { skips_offsets: true, ..config.clone() };
+        let left = device.crash(Loss::Nothing);
+        left.overwrite(&path(cut), bytes.slice(..first.size()));
+        assert_eq!(open(&left, &skips, Checkpoints::default()).0.end(), 8);
+    }
+}
+
+#[test]
+fn a_snapshot_knows_all_batches_that_may_be_sent_again() {
+    let mut producers = Producers::default();
+    let numbered = |base_sequence| {
+        let fields = ProducerFields { producer_id: 9, producer_epoch: 2, base_sequence };
+        produced(3, NOW, "x", fields, false)
+    };
+    for at in 0..8 {
+        note_producer(&mut producers, &Header::of(&numbered(at * 3), i64::from(at) * 3, 0), None);
+    }
+    let read = Producers::from_snapshot(&producers.to_snapshot(), NOW, 1).unwrap();
+    assert_eq!(read.to_snapshot(), producers.to_snapshot());
+    for at in 3..8 {
+        let again = read.check(&numbered(at * 3));
+        assert!(matches!(again, Ok(Checked::Duplicate { base_offset, .. }) if base_offset == i64::from(at) * 3), "{again:?}");
+    }
+    assert!(matches!(read.check(&numbered(24)), Ok(Checked::Accept)));
+    assert!(read.check(&numbered(6)).is_err());
+}
+
+#[test]
 fn the_first_record_at_or_after_a_time_is_found() {
     let (device, log) = timed_log();
     let check = |log: &Log| {

@@ -519,7 +519,7 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
     let behind = || {
         partitions.iter().find_map(|(partition, _)| {
             // Where they begin may differ: that records were deleted is not waited for by followers, nor by the deletion itself.
-            let end = |number| world.log_end(number, partition).map(|end| (end.end, end.leader_epoch));
+            let end = |number| world.log_end(number, partition).map(|end| end.end);
             let other = (0..world.plan.machines).find(|number| end(*number) != end(leader))?;
             Some(format!(
                 "machine {other} does not catch up at {partition}: {:?}, leader {:?}, {:?}",

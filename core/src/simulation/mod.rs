@@ -460,7 +460,12 @@ impl World {
         let machines = lock(&self.machines);
         let (place, owner) = (&machines[number], Owner::Machine(leader, machines[leader].starts));
         let history = lock(&self.history);
-        let is_shown = |(partition, end): (&TopicPartition, &i64)| history.watermark(owner, partition) >= *end;
+        let is_shown = |(partition, opened): (&TopicPartition, &i64)| {
+            let end = place.running.as_ref().map(|running| {
+                running.with(|broker, _| broker.log_end(&partition.topic, partition.partition).map_or(0, |end| end.end))
+            });
+            history.watermark(owner, partition) >= end.and_then(Result::ok).unwrap_or(i64::MAX).min(*opened)
+        };
         let status = place.follower.as_ref().map(Follower::status).unwrap_or_default();
         let is_settled = |name: &TopicPartition| status.get(name).is_some_and(|status| status.at_end.is_some());
         number == leader || (names.iter().all(is_settled) && place.opened.iter().all(is_shown))

@@ -1012,3 +1012,7 @@ fn split(sealed: &Sealed, config: &ProducerConfig) -> Result<Vec<(u32, Sealed)>,
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+#[path = "sender_tests.rs"]
+mod tests;
