@@ -1379,6 +1379,8 @@ fn each_node_gives_out_producer_ids_of_its_own() {
     let mut shell = Shell::open(&device.crash(Loss::Unsynced));
     assert_eq!(shell.broker.take_node_id(None, 0, NOW).unwrap(), 7, "it keeps its number");
     assert!(next(&mut shell) > (7 << 30) + 1);
+}
+
 #[test]
 fn leaders_that_wrote_nothing_end_where_the_log_ends() {
     let device = MemoryDevice::durable();
@@ -1423,12 +1425,8 @@ fn leaders_that_wrote_nothing_end_where_the_log_ends() {
 #[test]
 fn a_topic_that_a_power_cut_may_take_back_is_told_to_nobody() {
     let mut shell = Shell::open(&MemoryDevice::durable());
-    let topic = CreatableTopic {
-        name: "t".to_owned(),
-        num_partitions: 1,
-        replication_factor: -1,
-        ..CreatableTopic::default()
-    };
+    let topic =
+        CreatableTopic { name: "t".to_owned(), num_partitions: 1, replication_factor: -1, ..CreatableTopic::default() };
     shell.send(CreateTopicsRequest { topics: vec![topic], ..CreateTopicsRequest::default() }, 7);
     let asked = shell.send(MetadataRequest { topics: None, ..MetadataRequest::default() }, 12);
     assert!(shell.answer(asked).is_none());

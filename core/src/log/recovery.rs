@@ -161,7 +161,17 @@ pub(super) fn open(
     if log.epochs.entries().is_empty() {
         look_from = log.segments[0].base;
     }
-    let walk_from = log.load_snapshot(look_from, now);
+    let mut walk_from = log.load_snapshot(look_from, now);
+    loop {
+        // Where the batch cannot be found from which on the producers are unknown, the way begins at its segment's first.
+        let segment = &log.segments[log.segment_at(walk_from)];
+        let base = segment.base;
+        match segment.locate(&log.place, walk_from) {
+            Err(LogError::Damaged { .. }) if base < walk_from => walk_from = log.load_snapshot(base, now),
+            Err(error) if !matches!(error, LogError::Damaged { .. }) => return Err(error),
+            _ => break,
+        }
+    }
     let walk = Walk {
         verify_from,
         epochs_are_known: !log.epochs.entries().is_empty(),
@@ -382,11 +392,7 @@ impl Walk {
             let mut position = 0;
             let mut indexes = Indexes::default();
             if !starts_whole {
-                position = match segment.locate(&log.place, from) {
-                    Ok(located) => located.map_or(size, |located| located.position),
-                    Err(LogError::Damaged { .. }) => 0,
-                    Err(error) => return Err(error),
-                };
+                position = segment.locate(&log.place, from)?.map_or(size, |located| located.position);
                 if position > 0 {
                     indexes = Indexes::clone(&*segment.indexes(&log.place)?);
                     indexes.truncate(position, from - base);

@@ -982,6 +982,26 @@ fn what_reached_the_disk_before_what_comes_before_it_is_cut_off() {
 }
 
 #[test]
+fn damage_behind_a_snapshot_takes_nothing_before_it() {
+    let (device, mut log) = fresh(&config());
+    for value in ["a", "b", "c"] {
+        log.append(&[batch(2, NOW, value)], 0, NOW).unwrap();
+    }
+    log.close().run().unwrap();
+    let (mut log, _) = open(&device, &config(), Checkpoints::CLEAN);
+    let path = format!("{DIR}/{:020}.log", 0);
+    let whole = device.files()[&path].len();
+    log.append(&[batch(1, NOW, "torn")], 0, NOW).unwrap();
+    // What was closed was synced; of what came after it the disk has the size and no byte.
+    let left = device.crash(Loss::Nothing);
+    let mut bytes = left.files()[&path].to_vec();
+    bytes[whole..].fill(0);
+    left.overwrite(&path, bytes);
+    let (log, recovery) = open(&left, &config(), Checkpoints { recovery_point: 6, ..Checkpoints::default() });
+    assert_eq!(drawn(&log), "[0..2 e0][2..4 e0][4..6 e0]", "{recovery}");
+}
+
+#[test]
 fn a_snapshot_knows_all_batches_that_may_be_sent_again() {
     let mut producers = Producers::default();
     let numbered = |base_sequence| {
@@ -995,7 +1015,10 @@ fn a_snapshot_knows_all_batches_that_may_be_sent_again() {
     assert_eq!(read.to_snapshot(), producers.to_snapshot());
     for at in 3..8 {
         let again = read.check(&numbered(at * 3));
-        assert!(matches!(again, Ok(Checked::Duplicate { base_offset, .. }) if base_offset == i64::from(at) * 3), "{again:?}");
+        assert!(
+            matches!(again, Ok(Checked::Duplicate { base_offset, .. }) if base_offset == i64::from(at) * 3),
+            "{again:?}"
+        );
     }
     assert!(matches!(read.check(&numbered(24)), Ok(Checked::Accept)));
     assert!(read.check(&numbered(6)).is_err());

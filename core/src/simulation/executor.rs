@@ -136,8 +136,7 @@ impl Executor {
     pub(super) fn kill(&self, owner: Owner) {
         let killed: Vec<_> = {
             let mut tasks = lock(&self.shared.tasks);
-            let ids: Vec<u64> =
-                tasks.all.iter().filter(|(_, (other, _))| *other == owner).map(|(id, _)| *id).collect();
+            let ids: Vec<u64> = tasks.all.iter().filter(|(_, (other, _))| *other == owner).map(|(id, _)| *id).collect();
             ids.iter().filter_map(|id| tasks.all.remove(id)).collect()
         };
         // What they hold may spawn or wake when it goes.

@@ -313,7 +313,8 @@ async fn create(world: &Arc<World>, name: &'static str, partitions: i32) {
         .config("min.insync.replicas", world.plan.min_insync.to_string())
         .config("retention.ms", "-1");
     let created =
-        until_settled(world, || async { only(admin.create_topics(&[topic.clone()], false, CALL).await?) }).await;
+        until_settled(world, || async { only(admin.create_topics(std::slice::from_ref(&topic), false, CALL).await?) })
+            .await;
     match created {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             world.say(format_args!("{name} cannot be made: {error}"));
@@ -355,8 +356,7 @@ async fn renew(world: &Arc<World>) {
             world.executor.sleep(QUIET).await;
             world.say(format_args!("{FLEETING} is being deleted"));
             let admin = world.admin();
-            let deleted =
-                until_settled(world, || async { only(admin.delete_topics(&[FLEETING], CALL).await?) }).await;
+            let deleted = until_settled(world, || async { only(admin.delete_topics(&[FLEETING], CALL).await?) }).await;
             match deleted {
                 Err(error) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
                     return world.say(format_args!("{FLEETING} cannot be deleted: {error}"));
@@ -376,8 +376,7 @@ async fn grow(world: &Arc<World>) {
     let admin = world.admin();
     let wanted =
         BTreeMap::from([(STABLE.to_owned(), NewPartitions { total: topic.partitions + 1, assignments: None })]);
-    let grown =
-        until_settled(world, || async { only(admin.create_partitions(&wanted, false, CALL).await?) }).await;
+    let grown = until_settled(world, || async { only(admin.create_partitions(&wanted, false, CALL).await?) }).await;
     world.say(format_args!("{STABLE} gets another partition: {grown:?}"));
     // An answer that was lost is as good: the next try says that they are there.
     if grown.is_ok() || grown.is_err_and(|error| error.code() == Some(ErrorCode::INVALID_PARTITIONS)) {
@@ -508,8 +507,12 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
     }
 
     let leader = world.leader();
-    let topics: Vec<(&'static str, TopicState)> =
-        lock(&world.load).topics.iter().map(|(name, topic)| (*name, *topic)).filter(|(_, topic)| topic.is_open).collect();
+    let topics: Vec<(&'static str, TopicState)> = lock(&world.load)
+        .topics
+        .iter()
+        .map(|(name, topic)| (*name, *topic))
+        .filter(|(_, topic)| topic.is_open)
+        .collect();
     let partitions: Vec<(TopicPartition, u32)> = topics
         .iter()
         .flat_map(|(name, topic)| {

@@ -84,7 +84,9 @@ impl History {
         let known = self.known.entry((partition.clone(), id.creation)).or_default();
         let before = *known.fixed.entry(offset).or_insert(id);
         if before != id {
-            self.break_rule(format!("{who}: another record than before at {partition} offset={offset}: {id:?}, was {before:?}"));
+            self.break_rule(format!(
+                "{who}: another record than before at {partition} offset={offset}: {id:?}, was {before:?}"
+            ));
         }
     }
 
@@ -156,7 +158,9 @@ impl History {
                 let told = self.told.entry((connection, partition.clone())).or_insert(high_watermark);
                 let before = std::mem::replace(told, high_watermark);
                 if before > high_watermark {
-                    self.break_rule(format!("the high watermark went back at {partition}: {before} to {high_watermark}"));
+                    self.break_rule(format!(
+                        "the high watermark went back at {partition}: {before} to {high_watermark}"
+                    ));
                 }
                 let largest = self.watermarks.entry((owner, partition)).or_insert(high_watermark);
                 *largest = (*largest).max(high_watermark);
@@ -323,7 +327,6 @@ impl History {
                 Ok(read) => read,
                 Err(error) => return self.break_rule(format!("a batch cannot be read at {directory}: {error}")),
             };
-            if std::env::var_os("DUMP").is_some() { eprintln!("DUMP {directory} {}..{} pid={} epoch={} seq={} leader={} {:?}", batch.base_offset(), batch.next_offset(), batch.producer_id(), batch.producer_epoch(), batch.base_sequence(), batch.partition_leader_epoch(), read.iter().map(|r| r.ok().and_then(|r| r.value.and_then(RecordId::parse)).map(|id| (id.sender, id.number))).collect::<Vec<_>>()); }
             for record in read.iter() {
                 match record.map(|record| (record.offset, record.value.and_then(RecordId::parse))) {
                     Ok((offset, Some(id))) => drop(records.insert(offset, id)),

@@ -6,13 +6,16 @@
 //! event: [`simulate`] says what happened.
 //!
 //! # Faults
-//! Each of `research`'s kinds is drawn from the seed, many at a time: power cuts of any machine that lose all, some or none of
-//! what was not synced, tear writes, lose names, or come in the middle of an operation or of the recovery itself (D1, D2); a
-//! sync that fails and drops its data (D4); a full disk, with room later (D5); slow syncs; wall clocks that jump, by machine
-//! (D7); parted machines, one way or both, connections that break with the request or its answer on the way, requests that
-//! arrive late, after those of a newer connection (R1, N1); followers that stop, start, or come back empty (R1, R3); topics
-//! made, grown, deleted and made anew under the same name, records deleted (R4); the leader lost for good, and a follower
-//! promoted in its place while the former leader comes back as a follower (R2).
+//! Drawn from the seed, many at a time (the letters are those of our list of faults):
+//! - Power cuts of any machine, or of all at once, that lose all, some or none of what was not synced, tear writes, lose names, or
+//!   come in the middle of an operation or of the recovery itself; processes that are killed, and that are closed (D1, D2, D3).
+//! - A sync that fails and drops its data (D4), slow syncs, a full disk that has room later (D5).
+//! - Wall clocks that jump, each machine's its own (D7).
+//! - Machines that are parted, one way or both; connections that break with the request or its answer on the way; requests that
+//!   arrive late, after those of a newer connection (R1).
+//! - Followers that stop, start, or come back empty (R1, R3); topics made, grown, deleted and made anew under the same name,
+//!   records deleted (R4).
+//! - The leader lost for good: a follower is promoted, and what led before follows it on a new disk (R2, the double failover).
 //!
 //! # Rules
 //! - What a producer was told with `acks=all` is synced at that moment, on the leader and on as many machines together as
@@ -24,10 +27,15 @@
 //! - An idempotent producer's records are there once, and in the order of `send` in each partition.
 //! - Logs have no gaps, leader epochs rise along them, and below a follower's high watermark it has the leader's bytes.
 //! - Committed offsets that were acknowledged do not go back.
-//! - When faults have ended, every broker opens, every send is settled, every follower and every reader catches up, and all
-//!   logs are the same.
+//! - A broker opens again after whatever has happened. When faults have ended, every send is settled, every follower and every
+//!   reader catches up, and all logs are the same.
 //!
-//! Not simulated: transactions (the broker takes none), compaction and retention by time, bit rot (`log`'s own tests).
+//! Where the simulation is kinder than the world: a process that starts again after a sync has failed finds what the disk has,
+//! because the power was cut between; wall clocks jump by less than a producer is remembered; nobody reads from a follower that
+//! was restarted until it has settled with its leader, for it shows all that it has; the leader that was lost comes back on a new
+//! disk, because a promoted follower's epoch may be one that it has written in.
+//!
+//! Not simulated: transactions (the broker takes none), compaction and retention by time, bit rot (D6, `log`'s own tests).
 
 mod executor;
 mod faults;
@@ -306,9 +314,11 @@ impl World {
 
     /// A client that runs on `from`.
     fn client(&self, from: usize, clock: &SimulatedClock, bootstrap: &str) -> Client {
-        let mut config = ClientConfig::default();
-        config.bootstrap_servers = vec![Endpoint::new(bootstrap, 9092)];
-        config.seed = Some(self.executor.chance().next());
+        let config = ClientConfig {
+            bootstrap_servers: vec![Endpoint::new(bootstrap, 9092)],
+            seed: Some(self.executor.chance().next()),
+            ..ClientConfig::default()
+        };
         Client::new(self.network.transport(from, REQUEST_TIMEOUT), Arc::new(clock.clone()), config)
     }
 
@@ -322,8 +332,7 @@ impl World {
             cluster_id: Some("simulated".to_owned()),
             ..BrokerConfig::default()
         };
-        for (name, value) in
-            [("segment.bytes", self.plan.segment_bytes.to_string()), ("retention.ms", "-1".to_owned())]
+        for (name, value) in [("segment.bytes", self.plan.segment_bytes.to_string()), ("retention.ms", "-1".to_owned())]
         {
             if let Err(error) = config.set(name, &value) {
                 self.break_rule(format!("a configuration is not taken: {error}"));
@@ -361,7 +370,8 @@ impl World {
         self.executor.spawn(owner, embedded.drive());
         self.network.listen(number, Listening { embedded: embedded.clone(), device, owner });
         let opened = self.names().into_iter().filter_map(|partition| {
-            let end = embedded.with(|broker, _| broker.log_end(&partition.topic, partition.partition)).ok().flatten()?;
+            let end =
+                embedded.with(|broker, _| broker.log_end(&partition.topic, partition.partition)).ok().flatten()?;
             Some((partition, end.end))
         });
         let opened = opened.collect();

@@ -8,7 +8,7 @@ use super::network::Spoil;
 use crate::Result;
 use crate::protocol::Request;
 use crate::record::{Batch, ProducerFields};
-use crate::replication::{EpochEnd, GroupOffsets, LocalLogs, LogEnd, Topic, TopicPartition};
+use crate::replication::{EpochEnd, GroupOffsets, Hole, LocalLogs, LogEnd, Topic, TopicPartition};
 use crate::transport::Embedded;
 
 /// A rule that can be broken.
@@ -104,6 +104,10 @@ impl LocalLogs for Sabotaged {
 
     fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {
         self.logs.reset_copy(partition, start)
+    }
+
+    fn note_hole<'a>(&'a self, partition: &'a TopicPartition, hole: Hole) -> BoxFuture<'a, Result<()>> {
+        self.logs.note_hole(partition, hole)
     }
 
     fn raise_start<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {

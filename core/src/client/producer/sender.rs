@@ -272,7 +272,11 @@ impl Lane {
             code if code.is_retriable() => {}
             _ => {
                 // Sent more than once, it may still arrive, under a number that is another's then: only an epoch keeps it out.
-                self.fault(if sealed.tries > 1 { Renumber::NewEpoch } else { Renumber::CloseUp }, now);
+                if sealed.tries > 1 {
+                    self.give_up(now);
+                } else {
+                    self.fault(Renumber::CloseUp, now);
+                }
                 return Verdict::Failed(answer.error(sealed));
             }
         }

@@ -122,7 +122,12 @@ fn a_batch_is_due_at_its_deadline_and_not_only_behind_it() {
         in_sync_replicas: vec![0],
         offline_replicas: vec![],
     };
-    let topic = super::super::Topic { name: "t".into(), id: uuid::Uuid::nil(), is_internal: false, partitions: vec![partition] };
+    let topic = super::super::Topic {
+        name: "t".into(),
+        id: uuid::Uuid::nil(),
+        is_internal: false,
+        partitions: vec![partition],
+    };
     accumulator.learn(&topic);
     accumulator.push("t", Some(0), 1, None, Some(b"value"), &[], || NOW).unwrap();
     let mut roused = Vec::new();
