@@ -318,3 +318,35 @@ def test_a_topic_is_replicated_from_a_secure_cluster(secure: Secure, topic: str,
         topic, bootstrap_servers=str(tmp_path / "replica"), auto_offset_reset="earliest", consumer_timeout_ms=3000
     ) as consumer:
         assert [record.value for record in consumer] == [str(number).encode() for number in range(100)]
+
+
+def test_a_replica_says_that_it_was_refused_and_stays_readable(secure: Secure, topic: str, tmp_path: Path) -> None:
+    options = secure.both("SCRAM-SHA-512")
+    with ottla.KafkaProducer(bootstrap_servers=secure.at("SECURE"), **options) as producer:
+        producer.send(topic, b"one")
+    run = [str(program()), "replicate", f"kafka://{secure.at('SECURE')}", str(tmp_path / "new"), "--topics", topic]
+    pairs = {**options, "sasl_plain_password": "wrong"}
+    arguments = [part for name, value in pairs.items() for part in ("-X", f"{name}={value}")]
+    for more in ([], ["--follow"]):
+        done = subprocess.run([*run, *arguments, *more], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 5, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "new").exists()
+
+    ottla.replicate(secure.at("SECURE"), tmp_path / "replica", topic, **options)
+    with ottla.Replica(tmp_path / "replica", secure.at("SECURE"), **pairs) as replica:
+        with pytest.raises(ottla.errors.KafkaError, match="(?i)authentication"):
+            replica.sync()
+        replica.follow()
+        # A password does not become right by being tried again.
+        with pytest.raises(ottla.errors.KafkaError, match="(?i)authentication"):
+            replica.caught_up(30)
+        end = time.monotonic() + 30
+        while replica.status().is_following:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert "uthentication" in (replica.status().error or "")
+        with ottla.KafkaConsumer(
+            topic, bootstrap_servers=replica.bootstrap_servers, auto_offset_reset="earliest", consumer_timeout_ms=3000
+        ) as consumer:
+            assert [record.value for record in consumer] == [b"one"]

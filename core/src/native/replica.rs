@@ -1,6 +1,6 @@
 //! The local replica of a cluster's topics: a directory that is an embedded broker, and what keeps it up to date.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::pipe::OpenSource;
 use super::{LocalBroker, Location, Runtime, Server};
 use crate::broker::{BrokerConfig, ReplicaOf, StoredHole};
 use crate::client::Options;
+use crate::error::repeat;
 use crate::replication::{
     self, Begin, Copied, CopyOptions, CopyState, Follower, FollowerOptions, Identity, LocalLogs as _, PartitionStatus,
     Portion, Progress, Recreated, ReplicateOptions, Selection, Source as _, TopicPartition,
@@ -179,7 +180,7 @@ struct State {
     /// What was seen of partitions by copies since it was opened.
     seen: BTreeMap<TopicPartition, Seen>,
     paused: Option<String>,
-    error: Option<String>,
+    error: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -188,6 +189,34 @@ struct Held {
     server: Option<Server>,
     /// Whether another user of this process had the directory open.
     is_shared: bool,
+    claim: Claim,
+}
+
+/// The directories that this process has open as replicas: a broker may be shared, but not who writes into its copies.
+static CLAIMED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// One of them; given back when it is dropped.
+#[derive(Debug)]
+struct Claim(PathBuf);
+
+impl Claim {
+    fn new(directory: &Path) -> Result<Self> {
+        let directory = directory.canonicalize()?;
+        if !CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.clone()) {
+            let message = format!(
+                "this process has the replica open already, use that one or close it first directory={}",
+                directory.display()
+            );
+            return Err(Error::new(ErrorKind::Fenced, message));
+        }
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
 }
 
 #[derive(Debug)]
@@ -208,13 +237,15 @@ impl Replica {
     /// Waits for the device.
     ///
     /// # Errors
-    /// `Fenced` if another process has the directory open; `AlreadyExists` if the port is taken. See also `Broker::open`.
+    /// `Fenced` if another process has the directory open, or this one has as a replica; `AlreadyExists` if the port is taken. See
+    /// also `Broker::open`.
     pub fn open(runtime: &Runtime, directory: &Path, source: OpenSource, options: ReplicaOptions) -> Result<Self> {
         let location = Location::Directory(directory.into());
         let is_shared = LocalBroker::find(&location).is_some();
         // A topic that a reader asks for before its copy is here must not take its place.
         let config = BrokerConfig { auto_create_topics: false, ..BrokerConfig::default() };
         let local = LocalBroker::open(runtime, location, config)?;
+        let claim = Claim::new(directory)?;
         let (server, bootstrap_servers) = match &options.listen {
             Some(listen) => {
                 let (server, address) = local.listen(listen)?;
@@ -224,7 +255,7 @@ impl Replica {
         };
         let source = source.limited(options.limit_rate);
         let embedded = local.embedded().clone();
-        let state = State { held: Some(Held { local, server, is_shared }), ..State::default() };
+        let state = State { held: Some(Held { local, server, is_shared, claim }), ..State::default() };
         let inner = Inner {
             runtime: runtime.clone(),
             directory: directory.to_owned(),
@@ -302,7 +333,7 @@ impl Replica {
             groups: inner.options.groups.clone(),
             recreated: inner.options.recreated,
             cluster_id: of.and_then(|of| of.cluster_id),
-            max_bytes: inner.options.max_bytes / 4,
+            max_bytes: inner.options.max_bytes / 2,
             ..FollowerOptions::default()
         };
         let logs = Arc::new(inner.embedded.clone());
@@ -332,7 +363,7 @@ impl Replica {
                 if let (Some(following), Some(error)) = (&state.following, &state.error)
                     && following.task.is_finished()
                 {
-                    return Error::new(ErrorKind::Closed, error.clone());
+                    return repeat(error);
                 }
             }
             self.inner.runtime.clock().sleep(LOOK).await;
@@ -342,17 +373,16 @@ impl Replica {
     /// Waits until everything is here that the source had when this was called, while it follows.
     ///
     /// # Errors
-    /// `Invalid` if it does not follow; `Timeout` after `timeout`, with what is missing.
+    /// `Timeout` after `timeout`, with what is missing; `Invalid` if it does not follow; why it does not any more.
     pub async fn caught_up(&self, timeout: Duration) -> Result<()> {
         let Some(follower) = self.follower() else {
-            let message = match self.inner.state().error.clone() {
-                Some(error) => format!("the replica follows no more: {error}"),
-                None => "the replica does not follow its source".to_owned(),
-            };
-            return Err(Error::new(ErrorKind::Invalid, message));
+            return Err(match &self.inner.state().error {
+                Some(error) => repeat(error).context("the replica follows no more"),
+                None => Error::new(ErrorKind::Invalid, "the replica does not follow its source"),
+            });
         };
         let caught_up = follower.caught_up(timeout).await;
-        match (&caught_up, self.inner.state().error.clone()) {
+        match (&caught_up, &self.inner.state().error) {
             (Err(error), Some(why)) if error.kind() == ErrorKind::Timeout => {
                 Err(Error::new(ErrorKind::Timeout, format!("{}: {why}", error.message())))
             }
@@ -405,7 +435,7 @@ impl Replica {
             cluster_id: of.cluster_id,
             is_following: follower.is_some(),
             paused: follower.as_ref().and_then(Follower::paused).or_else(|| state.paused.clone()),
-            error: follower.as_ref().and_then(Follower::error).or_else(|| state.error.clone()),
+            error: follower.as_ref().and_then(Follower::error).or_else(|| state.error.as_ref().map(Error::to_string)),
             synced_at: of.synced_at,
             partitions: copies.into_iter().map(stands).collect(),
         })
@@ -418,11 +448,13 @@ impl Replica {
     pub async fn close(&self) -> Result<()> {
         self.stop().await;
         let held = self.inner.state().held.take();
-        let Some(Held { local, server, is_shared }) = held else { return Ok(()) };
+        let Some(Held { local, server, is_shared, claim }) = held else { return Ok(()) };
         if let Some(server) = server {
             server.close().await;
         }
-        tokio::task::block_in_place(|| if is_shared { local.release() } else { local.close() })
+        let closed = tokio::task::block_in_place(|| if is_shared { local.release() } else { local.close() });
+        drop(claim);
+        closed
     }
 }
 
@@ -637,8 +669,8 @@ impl Inner {
     fn fail(&self, error: &Error) {
         let text = error.to_string();
         let mut state = self.state();
-        let is_news = state.error.as_ref() != Some(&text);
-        state.error = Some(text.clone());
+        let is_news = state.error.as_ref().is_none_or(|error| error.to_string() != text);
+        state.error = Some(repeat(error));
         state.paused = None;
         drop(state);
         if is_news {

@@ -21,6 +21,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::{
     Assignment, Bounds, ClusterSource, Copied, CopyOptions, EpochEnd, GroupOffsets, Hole, LocalLogs, LogSink, Parting,
     Portion, Progress, Run, Selection, Sink, Source, Topic, TopicPartition, Until, agreed_ends, assign_portion, copy,
+    worth_waiting_for,
 };
 use crate::broker::METADATA_TOPIC;
 use crate::client::{Client, Topics};
@@ -168,7 +169,7 @@ pub struct FollowerOptions {
     pub groups: Option<Selection>,
     /// How often to look for topics, partitions, configurations and committed offsets. Default 1 s.
     pub refresh_interval: Duration,
-    /// How many bytes a fetch brings at most, about. Default 16 MiB.
+    /// How many bytes a fetch brings at most, about; for an asynchronous follower those from all leaders together. Default 16 MiB.
     pub max_bytes: usize,
     /// How many of them from one partition; an asynchronous follower takes more while few partitions are behind. Default 2 MiB.
     pub partition_max_bytes: usize,
@@ -641,6 +642,22 @@ impl Shared {
         Some(state.leaders.get(&leader).cloned().unwrap_or_default())
     }
 
+    /// How many bytes a fetch brings at most, and how many from one partition. From a leader that is far away what few partitions
+    /// lack comes in few answers.
+    fn sizes(&self, followed: &BTreeMap<TopicPartition, Followed>) -> (usize, usize) {
+        let FollowerOptions { max_bytes, partition_max_bytes, replica_id, .. } = self.options;
+        let (most, most_of_one) = match replica_id {
+            Some(_) => (max_bytes, partition_max_bytes),
+            None => {
+                let most = (max_bytes / self.state().leaders.len().max(1)).max(partition_max_bytes);
+                let behind = followed.values().filter(|known| known.next < known.high_watermark).count().max(1);
+                (most, (most / behind).min(worth_waiting_for(&self.source)).max(partition_max_bytes))
+            }
+        };
+        let at_once = self.source.limit().map_or(usize::MAX, |limit| limit.at_once(usize::MAX));
+        (most.min(at_once), most_of_one.min(at_once))
+    }
+
     fn failed_with(&self, leader: i32, error: &Error) {
         let mut state = self.state();
         let text = error.to_string();
@@ -716,8 +733,8 @@ async fn follow_leader(shared: &Shared, leader: i32) -> Result<()> {
         if followed.values().all(|known| known.is_new) {
             continue;
         }
-        let at_once = shared.source.limit().map_or(usize::MAX, |limit| limit.at_once(usize::MAX));
-        let request = fetch_request(&shared.options, at_once, &mut session, &mut followed);
+        let sizes = shared.sizes(&followed);
+        let request = fetch_request(&shared.options, sizes, &mut session, &mut followed);
         let response = shared.fetcher.call_node(leader, request).await?;
         match response.error_code {
             ErrorCode::NONE => {}
@@ -734,7 +751,7 @@ async fn follow_leader(shared: &Shared, leader: i32) -> Result<()> {
             limit.spend(bytes, &**shared.source.client().clock()).await;
         }
         session.epoch = if session.id == 0 { 0 } else { (session.epoch % i32::MAX) + 1 };
-        take_in(shared, &sink, leader, &mut followed, response).await?;
+        take_in(shared, &sink, leader, &mut followed, response, sizes.0).await?;
     }
 }
 
@@ -846,17 +863,11 @@ async fn start(
 
 fn fetch_request(
     options: &FollowerOptions,
-    at_once: usize,
+    (max_bytes, partition_max_bytes): (usize, usize),
     session: &mut Session,
     followed: &mut BTreeMap<TopicPartition, Followed>,
 ) -> FetchRequest {
     let is_full = session.epoch == 0;
-    // What few partitions lack comes in few answers, from a leader that is far away.
-    let behind = followed.values().filter(|known| known.next < known.high_watermark).count().max(1);
-    let partition_max_bytes = match options.replica_id {
-        Some(_) => options.partition_max_bytes,
-        None => (options.max_bytes / behind).max(options.partition_max_bytes),
-    };
     let mut topics: Vec<FetchTopic> = Vec::new();
     for (partition, known) in followed.iter_mut().filter(|(_, known)| !known.is_new) {
         if !is_full && !known.is_changed {
@@ -873,7 +884,7 @@ fn fetch_request(
             // Where the leader is one that counts us as a replica, it looks with each fetch whether histories part.
             last_fetched_epoch: if options.replica_id.is_some() { known.leader_epoch } else { -1 },
             log_start_offset: if options.replica_id.is_some() { known.log_start } else { -1 },
-            partition_max_bytes: i32::try_from(partition_max_bytes.min(at_once)).unwrap_or(i32::MAX),
+            partition_max_bytes: i32::try_from(partition_max_bytes).unwrap_or(i32::MAX),
             ..Default::default()
         };
         if let Some(topic) = topics.last_mut() {
@@ -890,7 +901,7 @@ fn fetch_request(
         replica_id: options.replica_id.unwrap_or(-1),
         max_wait_ms: i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX),
         min_bytes: 1,
-        max_bytes: i32::try_from(options.max_bytes.min(at_once)).unwrap_or(i32::MAX),
+        max_bytes: i32::try_from(max_bytes).unwrap_or(i32::MAX),
         isolation_level: 0,
         session_id: session.id,
         session_epoch: session.epoch,
@@ -900,13 +911,14 @@ fn fetch_request(
     }
 }
 
-/// Appends what a fetch has brought, waits for it to be synced if the leader waits for us, and notes where that leads.
+/// Appends what a fetch of `max_bytes` at most has brought, waits for it to be synced if the leader waits for us, and notes where that leads.
 async fn take_in(
     shared: &Shared,
     sink: &LogSink<'_>,
     leader: i32,
     followed: &mut BTreeMap<TopicPartition, Followed>,
     response: FetchResponse,
+    max_bytes: usize,
 ) -> Result<()> {
     let now = shared.source.client().clock().now();
     let mut appended = Vec::new();
@@ -938,7 +950,7 @@ async fn take_in(
     }
     shared.state().failures.remove(&leader);
     // Of a partition that is not in an answer with room for it there was no more.
-    let had_room = bytes < shared.options.max_bytes;
+    let had_room = bytes < max_bytes;
     for (partition, known) in followed.iter_mut().filter(|(_, known)| !known.is_new) {
         let (local_end, high_watermark) = (known.next, known.high_watermark);
         let is_at_end = if more.contains(partition) {

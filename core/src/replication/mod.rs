@@ -624,6 +624,12 @@ pub async fn copy(
     Ok(Copied { partitions: done.into_iter().map(|(_, copied)| copied).collect() })
 }
 
+/// How many bytes an answer should bring at least for what it is waited for.
+fn worth_waiting_for(source: &dyn Source) -> usize {
+    let wanted = source.round_trip().as_micros() * WANTED_BYTES_PER_SECOND / 1_000_000;
+    usize::try_from(wanted).unwrap_or(usize::MAX)
+}
+
 /// Whether an error met on one partition awaits the others, too.
 fn stops_all(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::OutOfRange | ErrorKind::AlreadyExists)
@@ -878,8 +884,7 @@ impl Copying<'_> {
     fn read_size(&self) -> usize {
         let partitions = self.left.load(Ordering::Relaxed).clamp(1, self.most_large);
         let share = (self.large_bytes / partitions).saturating_sub(self.sink.held_back()) / 2;
-        let wanted = self.source.round_trip().as_micros() * WANTED_BYTES_PER_SECOND / 1_000_000;
-        usize::try_from(wanted).unwrap_or(usize::MAX).min(share).clamp(*READ.start(), *READ.end())
+        worth_waiting_for(self.source).min(share).clamp(*READ.start(), *READ.end())
     }
 
     /// Where to begin when the sink ends at `end`; says so to the sink where that is not simply its end.

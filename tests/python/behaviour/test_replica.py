@@ -130,6 +130,9 @@ def test_a_replica_that_follows_tells_of_what_comes(broker, tmp_path, topic):
     replica_status = []
     produce(broker.bootstrap_servers, topic, 20)
     replica = Replica(tmp_path / "replica", broker, topic, on_event=note, listen=None)
+    for another in (Replica, ottla.replicate):
+        with pytest.raises(errors.FencedError, match="open already"):
+            another(*((tmp_path / "replica", broker) if another is Replica else (broker, tmp_path / "replica")))
     replica.follow()
     replica.follow()
     replica.caught_up(30)
@@ -183,6 +186,11 @@ def test_new_topics_and_partitions_are_picked_up_and_a_recreated_topic_is_said_o
         anew.caught_up(30)
         assert read(anew.bootstrap_servers, f"{topic}-b", 3) == [500, 501, 502]
         assert read(kept.bootstrap_servers, f"{topic}-b", 10) == list(range(10))
+        # What the source has no more stays, and is said.
+        admin.delete_topics([f"{topic}-a"])
+        until("it is said to be gone", lambda: "no longer has it" in (anew.status().partitions[0].error or ""))
+        anew.caught_up(30)
+        assert read(anew.bootstrap_servers, f"{topic}-a", 40) == list(range(40))
 
 
 def test_a_part_a_limit_and_groups_are_what_was_asked_for(broker, tmp_path, topic):
