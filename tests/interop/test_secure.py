@@ -335,11 +335,11 @@ def test_a_replica_says_that_it_was_refused_and_stays_readable(secure: Secure, t
 
     ottla.replicate(secure.at("SECURE"), tmp_path / "replica", topic, **options)
     with ottla.Replica(tmp_path / "replica", secure.at("SECURE"), **pairs) as replica:
-        with pytest.raises(ottla.errors.KafkaError, match="(?i)authentication"):
+        with pytest.raises(ottla.errors.KafkaError, match=r"(?i)authentication"):
             replica.sync()
         replica.follow()
         # A password does not become right by being tried again.
-        with pytest.raises(ottla.errors.KafkaError, match="(?i)authentication"):
+        with pytest.raises(ottla.errors.KafkaError, match=r"(?i)authentication"):
             replica.caught_up(30)
         end = time.monotonic() + 30
         while replica.status().is_following:

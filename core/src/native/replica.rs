@@ -181,6 +181,8 @@ struct State {
     seen: BTreeMap<TopicPartition, Seen>,
     paused: Option<String>,
     error: Option<Error>,
+    /// Patterns that matched nothing, and that it was said of.
+    unmatched: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -545,7 +547,7 @@ impl Inner {
             self.embedded.set_replica_of(&of).await?;
         }
         let options = ReplicateOptions {
-            topics,
+            topics: topics.clone(),
             portion,
             full,
             recreated: self.options.recreated,
@@ -554,6 +556,7 @@ impl Inner {
         };
         let began = self.runtime.clock().now();
         let copied = replication::replicate(source, &self.embedded, &options, progress).await?;
+        self.tell_of_unmatched(&topics).await?;
         {
             let mut state = self.state();
             for done in copied.done() {
@@ -565,6 +568,17 @@ impl Inner {
             self.embedded.set_replica_of(&ReplicaOf { synced_at: Some(began), ..of }).await?;
         }
         Ok(copied)
+    }
+
+    /// Says once which patterns match nothing, for it may be that nothing was meant to come later.
+    async fn tell_of_unmatched(&self, topics: &Selection) -> Result<()> {
+        let copies = self.embedded.copies().await?;
+        for pattern in topics.unmatched(copies.iter().map(|topic| topic.name.as_str())) {
+            if self.state().unmatched.insert(pattern.to_owned()) {
+                log::warn!("no topic matches yet pattern={pattern}");
+            }
+        }
+        Ok(())
     }
 
     /// What the directory is a replica of, with what it is to remember from now on.

@@ -82,30 +82,26 @@ impl Selection {
         })
     }
 
-    /// Fails unless every name, and something at all, is among `found`. A pattern may come to match later: that nothing does
-    /// yet is a warning.
+    /// Fails unless every name, and something at all, is among `found`: what a pattern matches may come later.
     ///
     /// # Errors
     /// `NotFound` with the first that is not.
     pub fn check_names_found<'a>(&self, what: &str, found: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
-        let is_empty = !found.clone().any(|found| self.matches(found));
-        for choice in &self.choices {
-            let missing = match choice {
-                Choice::Name(name) => !found.clone().any(|found| found == name),
-                Choice::Pattern { text, regex } if !found.clone().any(|found| regex.is_match(found)) => {
-                    if !is_empty {
-                        log::warn!("no {what} matches yet pattern={text}");
-                    }
-                    is_empty
-                }
-                Choice::Pattern { .. } => false,
-            };
-            if missing {
-                let (Choice::Name(text) | Choice::Pattern { text, .. }) = choice;
-                return Err(Error::new(ErrorKind::NotFound, format!("no such {what} {what}={text}")));
-            }
+        if !found.clone().any(|found| self.matches(found)) {
+            return self.check_found(what, found);
         }
-        Ok(())
+        match self.names().find(|name| !found.clone().any(|found| found == *name)) {
+            Some(name) => Err(Error::new(ErrorKind::NotFound, format!("no such {what} {what}={name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The patterns that match nothing of `found`.
+    pub fn unmatched<'a>(&self, found: impl Iterator<Item = &'a str> + Clone) -> impl Iterator<Item = &str> {
+        self.choices.iter().filter_map(move |choice| match choice {
+            Choice::Pattern { text, regex } if !found.clone().any(|found| regex.is_match(found)) => Some(text.as_str()),
+            _ => None,
+        })
     }
 
     /// Fails unless every name, and something for every pattern, is among `found`: what is not there is no success.

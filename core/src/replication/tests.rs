@@ -770,6 +770,7 @@ fn a_selection_is_names_and_whole_patterns() {
     assert_eq!(missing.to_string(), "no such topic topic=pay.*");
     // What may come later need not be there.
     selection.check_names_found("topic", ["orders", "a.b", "xxy"].into_iter()).unwrap();
+    assert_eq!(selection.unmatched(["orders", "a.b", "xxy"].into_iter()).collect::<Vec<_>>(), ["pay.*"]);
     let missing = selection.check_names_found("topic", ["orders", "payments"].into_iter()).unwrap_err();
     assert_eq!(missing.to_string(), "no such topic topic=a.b");
     let pattern: Selection = "pay.*".parse().unwrap();

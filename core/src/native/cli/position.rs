@@ -100,9 +100,13 @@ pub(super) async fn list(
     }
 }
 
-/// `2026-01-31`, `2026-01-31 08:00:00` or `2026-01-31T08:00:00.250Z`, in UTC, in ms.
+/// `2026-01-31`, `2026-01-31T08:00Z`, `2026-01-31 08:00:00` or `2026-01-31T08:00:00.250Z`, in UTC, in ms.
 pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
-    let whole = if text.len() == "2026-01-31".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let whole = match text.trim_end_matches('Z') {
+        day if day.len() == "2026-01-31".len() => format!("{day}T00:00:00Z"),
+        minute if minute.len() == "2026-01-31T08:00".len() => format!("{minute}:00Z"),
+        _ => text.to_owned(),
+    };
     let time = humantime::parse_rfc3339_weak(&whole).ok()?;
     Timestamp::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
@@ -130,6 +134,8 @@ mod tests {
         assert_eq!(parse("@1700000000000"), Some(Position::Time(1_700_000_000_000)));
         assert_eq!(parse("2013-01-01T05:00:00Z"), Some(Position::Time(1_357_016_400_000)));
         assert_eq!(parse("2013-01-01 05:00:00"), parse("2013-01-01T05:00:00Z"));
+        assert_eq!(parse("2013-01-01T05:00Z"), parse("2013-01-01T05:00:00Z"));
+        assert_eq!(parse("2013-01-01 05:00"), parse("2013-01-01T05:00:00Z"));
         assert_eq!(parse("1970-01-02"), Some(Position::Time(86_400_000)));
         for wrong in ["", "soon", "@", "@-1", "--1", "2013-13-01", "9999999999999999999"] {
             assert_eq!(parse(wrong), None, "{wrong}");

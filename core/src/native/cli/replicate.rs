@@ -65,11 +65,11 @@ pub(super) struct Replicate {
     recreated: RecreatedArg,
 
     /// Read so many bytes in a second at most: 500kB, 10MB
-    #[arg(long, value_name = "BYTES", value_parser = rate)]
+    #[arg(long, value_name = "BYTES", value_parser = byte_count)]
     limit_rate: Option<u64>,
 
     /// Hold so many bytes in memory, about
-    #[arg(long, value_name = "BYTES", value_parser = rate, default_value = "64MiB")]
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, default_value = "64MiB")]
     max_memory: u64,
 
     #[command(flatten)]
@@ -140,7 +140,7 @@ fn since(text: &str) -> std::result::Result<Timestamp, String> {
 }
 
 /// A number of bytes: 10MB, 512kB, 1MiB.
-fn rate(text: &str) -> std::result::Result<u64, String> {
+fn byte_count(text: &str) -> std::result::Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim().trim_end_matches("/s").to_ascii_lowercase().as_str() {
@@ -305,4 +305,40 @@ pub(super) fn watch<'a>(look: impl Fn() -> Following + Send + 'a, output: Output
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_bytes_have_units() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("500kB", 500_000),
+            ("10MB", 10_000_000),
+            ("10 MB/s", 10_000_000),
+            ("64MiB", 64 << 20),
+            ("2g", 2_000_000_000),
+        ] {
+            assert_eq!(byte_count(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "0", "MB", "-1", "1.5MB", "1 parsec", "99999999999GB"] {
+            assert!(byte_count(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_a_moment_or_so_long_ago() {
+        assert_eq!(since("2026-08-01T12:00Z"), Ok(1_785_585_600_000));
+        assert_eq!(since("2026-08-01T12:00:00.250Z"), Ok(1_785_585_600_250));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as Timestamp);
+        for ago in ["1h", "-1h", "60m"] {
+            let passed = now - since(ago).unwrap_or(0);
+            assert!((3_590_000..=3_610_000).contains(&passed), "{ago} {passed}");
+        }
+        for wrong in ["", "soon", "1 parsec", "2026-13-01"] {
+            assert!(since(wrong).is_err(), "{wrong}");
+        }
+    }
 }
