@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -68,6 +69,47 @@ class Client:
         if run.returncode != 0:
             raise AssertionError(f"{self.name} could not {step}:\n{run.stderr.strip()[-3000:]}")
         return json.loads(run.stdout.splitlines()[-1])
+
+
+class Running:
+    """A driver that writes lines until its standard input is closed."""
+
+    def __init__(self, errors: Path, *command: str | Path) -> None:
+        self.lines: list[list[str]] = []
+        self._errors = errors
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors.open("wb"),
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.split())
+
+    def wait_for_more(self, count: int, what: str = "line") -> None:
+        """Waits for so many further lines."""
+        enough, end = len(self.lines) + count, time.monotonic() + 90
+        while len(self.lines) < enough:
+            assert self.process.poll() is None, f"it gave up: {self._errors.read_text()[-1000:]}"
+            assert time.monotonic() < end, f"no {what} comes any more: {self._errors.read_text()[-1000:]}"
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(120) == 0, f"it failed: {self._errors.read_text()[-1000:]}"
+        self._reader.join()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
 
 
 CONFLUENT = Client("confluent", "confluent.py", "python")
@@ -166,3 +208,13 @@ def check_same(client: Client, sent: list[Record], received: list[Record]) -> No
             assert [essence(client, r) for r in in_order] == wanted, (
                 f"partition {partition} is not in the order of sending"
             )
+
+
+def check_acknowledged(stored: dict[tuple[int, int], str], acknowledged: list[list[str]]) -> None:
+    """Every record (number, partition, offset) is where it was acknowledged, and nothing else is, once and in order."""
+    lost = [line for line in acknowledged if stored.get((int(line[1]), int(line[2]))) != line[0]]
+    assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged records are not where they were, e.g. {lost[:5]}"
+    for partition in {partition for partition, _ in stored}:
+        values = [int(value) for (p, _), value in sorted(stored.items()) if p == partition]
+        assert values == sorted(set(values)), f"a record of partition {partition} is there twice, or out of order"
+    assert len(stored) == len(acknowledged), "all were acknowledged in the end"

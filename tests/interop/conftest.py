@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+# The program as a user runs it: what the tests of the command line run it with.
+sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from clients import CLIENTS, Client
 from servers import KafkaServer, OttlaServer, Server

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,6 +134,75 @@ class KafkaServer:
 
     def restart(self, kill: bool = False) -> None:
         self.broker.restart(kill)
+
+
+class KafkaCluster:
+    """Three brokers of Apache Kafka, each of them a controller, too; a context manager."""
+
+    #: Dead brokers are noticed soon, and what goes on in the background goes on at once.
+    CONFIG: ClassVar[dict[str, str]] = {
+        "broker.session.timeout.ms": "1500",
+        "broker.heartbeat.interval.ms": "300",
+        "controller.quorum.fetch.timeout.ms": "1000",
+        "controller.quorum.election.timeout.ms": "500",
+        "replica.fetch.backoff.ms": "200",
+        "auto.leader.rebalance.enable": "false",
+        "log.cleaner.backoff.ms": "200",
+        "log.cleaner.dedupe.buffer.size": "4194304",
+        "log.initial.task.delay.ms": "500",
+        "log.retention.check.interval.ms": "500",
+        "log.segment.delete.delay.ms": "500",
+    }
+    ELECT = """
+import sys
+from confluent_kafka import ElectionType
+from confluent_kafka.admin import AdminClient
+admin = AdminClient({"bootstrap.servers": sys.argv[1]})
+admin.elect_leaders(ElectionType.PREFERRED).result(30)
+"""
+
+    def __init__(self, data: Path, **config: str) -> None:
+        self.broker = kafka.KafkaBroker(data / "kafka", brokers=3, config=self.CONFIG | config, heap="320m")
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why it cannot run here, or None."""
+        why: str | None = peers.missing("java") or peers.missing("python")
+        return why
+
+    @property
+    def bootstrap(self) -> str:
+        return str(self.broker.bootstrap_servers)
+
+    @property
+    def nodes(self) -> list[int]:
+        return [int(node["id"]) for node in self.broker.nodes]
+
+    def logs(self, node: int) -> Path:
+        """The directory whose subdirectories are a broker's partitions."""
+        return next(Path(each["logs"]) for each in self.broker.nodes if each["id"] == node)
+
+    def kill(self, node: int) -> None:
+        """`kill -9`."""
+        self.broker.stop(node, kill=True)
+
+    def start(self) -> None:
+        """Starts what does not run, and waits until every broker knows the others."""
+        self.broker.start()
+
+    def elect(self) -> None:
+        """Each partition is led by the first of its replicas again."""
+        elected = [str(peers.python()), "-c", self.ELECT, self.bootstrap]
+        run = subprocess.run(elected, capture_output=True, text=True, timeout=60)
+        if run.returncode != 0:
+            raise RuntimeError(f"no election of leaders: {run.stderr.strip()[-500:]}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.broker.stop(kill=True)
 
 
 Server = OttlaServer | KafkaServer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import KafkaServer, OttlaServer, kafka, peers
+from segments import check_dump, dump
+from servers import KafkaServer, OttlaServer, peers
 
 #: Runs under the Python that has the clients: writes and reads with confluent-kafka.
 PROGRAM = r"""
@@ -129,29 +129,6 @@ def ask(step: str, bootstrap: str, topic: str, **more: Any) -> Any:
     return json.loads(run.stdout)
 
 
-def dump(directory: Path) -> str:
-    """What Kafka's own tool says of all files of a partition."""
-    names = [".log", ".index", ".timeindex", ".txnindex", ".snapshot"]
-    files = sorted(str(file) for file in directory.iterdir() if file.suffix in names)
-    command = kafka.java(
-        "org.apache.kafka.tools.DumpLogSegments",
-        ["--deep-iteration", "--files", ",".join(files)],
-        options=kafka.TOOL_OPTIONS,
-    )
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return run.stdout + run.stderr
-
-
-def check_dump(text: str) -> None:
-    """The tool found nothing wrong."""
-    wrong = [
-        line
-        for line in text.splitlines()
-        if re.search(r"mismatch|corrupt|isvalid: false|exception", line, re.IGNORECASE)
-    ]
-    assert not wrong, "\n".join(wrong[:10])
-
-
 @pytest.fixture(scope="module")
 def available() -> None:
     for why in (KafkaServer.missing(), OttlaServer.missing(), peers.missing("python")):
@@ -207,7 +184,7 @@ def test_what_kafka_wrote_opens_in_ottla(start: Callable[..., Any], tmp_path: Pa
         more = ask("read", target.bootstrap, "orders")["read_committed"]
         assert more[1] == expected["read_committed"][1] + 50
         target.stop()
-        check_dump(dump(target.logs / "orders-0"))
+        check_dump(dump(target.logs / "orders-0", "--deep-iteration"))
 
 
 def test_what_ottla_wrote_opens_in_kafka(start: Callable[..., Any], tmp_path: Path) -> None:
@@ -219,8 +196,8 @@ def test_what_ottla_wrote_opens_in_kafka(start: Callable[..., Any], tmp_path: Pa
     killed = shutil.copytree(source.logs / "orders-0", tmp_path / "killed")
     source.stop()
     stopped = source.logs / "orders-0"
-    check_dump(dump(stopped))
-    check_dump(dump(killed))
+    check_dump(dump(stopped, "--deep-iteration"))
+    check_dump(dump(killed, "--deep-iteration"))
 
     target = start(KafkaServer)
     for topic in ["stopped", "trimmed", "killed"]:
@@ -278,7 +255,7 @@ def test_what_ottla_compacted_opens_in_kafka(start: Callable[..., Any], tmp_path
     finally:
         source.stop()
     left = source.logs / "latest-0"
-    text = dump(left)
+    text = dump(left, "--deep-iteration")
     check_dump(text)
     assert "deleteHorizonMs: OptionalLong[" in text, "deletions have their time"
     assert not [file.name for file in left.iterdir() if file.suffix in (".cleaned", ".swap", ".deleted")]
@@ -314,4 +291,4 @@ def test_what_kafka_compacted_opens_in_ottla_and_is_compacted_there(start: Calla
         await_compaction(target, "latest", 10_000)
     finally:
         target.stop()
-    check_dump(dump(target.logs / "latest-0"))
+    check_dump(dump(target.logs / "latest-0", "--deep-iteration"))

@@ -1,6 +1,7 @@
 """Produces with acks=all until its standard input closes, over whatever happens to the broker.
 
-Arguments: bootstrap, topic, partitions. Prints a line for each record that was acknowledged: number, partition, offset.
+Arguments: bootstrap, topic, partitions, and how many records a turn of 5 ms has (50 when not given). Prints a line for
+each record that was acknowledged: number, partition, offset.
 The value of a record is its number, so that a test can look for it again.
 """
 
@@ -12,6 +13,7 @@ import threading
 from confluent_kafka import KafkaError, Message, Producer
 
 bootstrap, topic, partitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
+turn = int(sys.argv[4]) if len(sys.argv) > 4 else 50
 producer = Producer(
     {
         "bootstrap.servers": bootstrap,
@@ -44,7 +46,7 @@ def acknowledged(error: KafkaError | None, message: Message) -> None:
 number = 0
 while not ended.is_set():
     # While the broker is away, enough waits for it.
-    for _ in range(50 if len(producer) < 5_000 else 0):
+    for _ in range(turn if len(producer) < 5_000 else 0):
         producer.produce(topic, str(number).encode(), partition=number % partitions, on_delivery=acknowledged)
         number += 1
     producer.poll(0.005)
