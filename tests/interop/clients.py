@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from program import ok
 from servers import ROOT, peers
 
 DRIVERS = Path(__file__).resolve().parent / "drivers"
@@ -100,7 +101,14 @@ class Running:
             assert time.monotonic() < end, f"no {what} comes any more: {self._errors.read_text()[-1000:]}"
             time.sleep(0.01)
 
+    def say(self, line: str) -> None:
+        """Writes a line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def end(self) -> None:
+        """Closes its standard input, and waits until it has ended well."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         assert self.process.wait(120) == 0, f"it failed: {self._errors.read_text()[-1000:]}"
@@ -218,3 +226,11 @@ def check_acknowledged(stored: dict[tuple[int, int], str], acknowledged: list[li
         values = [int(value) for (p, _), value in sorted(stored.items()) if p == partition]
         assert values == sorted(set(values)), f"a record of partition {partition} is there twice, or out of order"
     assert len(stored) == len(acknowledged), "all were acknowledged in the end"
+
+
+def records(place: str | Path, topic: str) -> dict[tuple[int, int], str]:
+    """What `ottla consume` reads there: the value at each partition and offset."""
+    lines = ok("consume", place, topic).lines
+    stored = {(line["partition"], line["offset"]): str(line["value"]) for line in lines}
+    assert len(stored) == len(lines), "a reader got a record twice"
+    return stored

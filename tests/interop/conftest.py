@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from clients import CLIENTS, Client
+from program import Program, Serve
 from servers import KafkaServer, OttlaServer, Server
 
 SERVERS: list[type[OttlaServer | KafkaServer]] = [OttlaServer, KafkaServer]
@@ -52,3 +54,32 @@ def client(request: pytest.FixtureRequest) -> Client:
 def topic(request: pytest.FixtureRequest) -> str:
     """A name that no other test uses."""
     return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[Program], Program]]:
+    """Takes programs that are killed when the test has ended, if they run still."""
+    running: list[Program] = []
+
+    def take(one: Program) -> Program:
+        running.append(one)
+        return one
+
+    yield take
+    for one in running:
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGCONT)
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.fixture
+def serve(started: Callable[[Program], Program], tmp_path: Path) -> Callable[..., Serve]:
+    """Starts `ottla serve` over a directory of that name."""
+
+    def start(name: str, *arguments: str, port: int = 0) -> Serve:
+        server = Serve(tmp_path / name, *arguments, port=port)
+        started(server)
+        return server
+
+    return start

@@ -81,9 +81,9 @@ def check_same(source: Path, copy: Path, start: int = 0) -> list[Batch]:
     return found
 
 
-def dump(directory: Path, *options: str) -> str:
-    """What Kafka's own tool says of all files of a partition, with `options` such as --deep-iteration."""
-    names = [".log", ".index", ".timeindex", ".txnindex", ".snapshot"]
+def dump(directory: Path, *options: str, only: str = "") -> str:
+    """What Kafka's own tool says of a partition's files, or `only` of those of a kind."""
+    names = [only] if only else [".log", ".index", ".timeindex", ".txnindex", ".snapshot"]
     files = sorted(str(file) for file in directory.iterdir() if file.suffix in names)
     command = kafka.java(
         "org.apache.kafka.tools.DumpLogSegments", [*options, "--files", ",".join(files)], options=kafka.TOOL_OPTIONS
@@ -104,7 +104,8 @@ def check_dump(text: str) -> None:
 
 def dumped_batches(directory: Path, start: int = 0) -> list[str]:
     """The lines of Kafka's tool for the batches that end above `start`, without where in their files they are."""
-    text = dump(directory)
+    # A broker that runs has room for more in its indexes, which the tool finds fault with.
+    text = dump(directory, only=".log")
     check_dump(text)
     lines = [line for line in text.splitlines() if line.startswith("baseOffset: ")]
     ends = [int(re.search(r" lastOffset: (\d+) ", line)[1]) for line in lines]  # type: ignore[index]

@@ -6,16 +6,18 @@ $OTTLA_SOAK says how often each broker is killed; once when it is not set.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import DRIVERS, OTTLA, PYTHON, Running, check_acknowledged
-from program import Program, ok, wait_until
+from clients import DRIVERS, OTTLA, PYTHON, Running, check_acknowledged, records
+from program import Program, Serve, ok, run, wait_until
 from segments import check_same, dumped_batches
 from servers import KafkaCluster, OttlaServer, peers
+from test_log_directory import ask
 
 PARTITIONS = 3
 SOAK = int(os.environ.get("OTTLA_SOAK", "1"))
@@ -31,23 +33,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
             pytest.skip(why)
     with KafkaCluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running
-
-
-@pytest.fixture
-def started() -> Iterator[Start]:
-    """Takes programs that are killed when the test has ended, if they run still."""
-    running: list[Program] = []
-
-    def take(one: Program) -> Program:
-        running.append(one)
-        return one
-
-    yield take
-    for one in running:
-        if one.process.poll() is None:
-            one.process.send_signal(signal.SIGCONT)
-            one.process.kill()
-            one.process.wait()
 
 
 def create(cluster: KafkaCluster, topic: str, partitions: int = PARTITIONS, **config: str) -> None:
@@ -68,27 +53,23 @@ def create(cluster: KafkaCluster, topic: str, partitions: int = PARTITIONS, **co
     await_in_sync(cluster, topic)
 
 
-def described(cluster: KafkaCluster, topic: str) -> list[dict[str, Any]]:
+def described(address: str, topic: str) -> list[dict[str, Any]]:
     """Each partition's leader, in-sync replicas, start and end."""
-    (line,) = ok("topics", cluster.bootstrap, "describe", topic, "--json").lines
+    (line,) = ok("topics", address, "describe", topic, "--json").lines
     partitions: list[dict[str, Any]] = line["partitions"]
     return partitions
 
 
 def await_in_sync(cluster: KafkaCluster, *topics: str) -> None:
+    """Waits until every broker knows these topics and has all that is theirs."""
     for topic in topics:
-        wait_until(
-            f"each replica of {topic} is in sync",
-            lambda topic=topic: all(len(p["in_sync_replicas"]) == 3 for p in described(cluster, topic)),  # type: ignore[misc]
-            timeout=60,
-        )
+        for address in cluster.bootstrap.split(","):
 
+            def are_in_sync(topic: str = topic, address: str = address) -> bool:
+                done = run("topics", address, "describe", topic, "--json")
+                return done.code == 0 and all(len(p["in_sync_replicas"]) == 3 for p in done.lines[0]["partitions"])
 
-def records(place: str | Path, topic: str) -> dict[tuple[int, int], str]:
-    lines = ok("consume", place, topic).lines
-    stored = {(line["partition"], line["offset"]): str(line["value"]) for line in lines}
-    assert len(stored) == len(lines), "a reader got a record twice"
-    return stored
+            wait_until(f"each replica of {topic} is in sync, says {address}", are_in_sync, timeout=60)
 
 
 def test_a_replica_has_all_that_was_acknowledged_while_each_broker_is_killed(
@@ -126,7 +107,7 @@ def test_a_replica_has_all_that_was_acknowledged_while_each_broker_is_killed(
         theirs.kill()
         ours.kill()
 
-    total = sum(partition["end"] for topic in topics for partition in described(cluster, topic))
+    total = sum(partition["end"] for topic in topics for partition in described(cluster.bootstrap, topic))
     before = sum(line["records"] for line in following.lines if "extent" in line)
     following.wait_until_caught_up(total - before)
     assert following.end(signal.SIGINT) == 0
@@ -139,7 +120,7 @@ def test_a_replica_has_all_that_was_acknowledged_while_each_broker_is_killed(
     epochs = set()
     for topic in topics:
         check_acknowledged(records(followed, topic), sent[topic])
-        for partition in described(cluster, topic):
+        for partition in described(cluster.bootstrap, topic):
             name = f"{topic}-{partition['partition']}"
             for node in cluster.nodes:
                 for replica in (followed, copied):
@@ -154,3 +135,121 @@ def test_a_replica_has_all_that_was_acknowledged_while_each_broker_is_killed(
         assert offset <= at[number], f"offsets from {at[number]} on were passed over: partition={number}"
         at[number] = max(at[number], offset + 1)
     check_acknowledged({(number, offset): value for number, offset, value in got}, sent["ours"])
+
+
+CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
+
+
+def contents(address: str) -> dict[int, tuple[Any, ...]]:
+    """All records of the compacted topic, committed or not."""
+    lines = ok("consume", address, "latest").lines
+    return {line["offset"]: (line["key"], line["value"], line["timestamp"]) for line in lines}
+
+
+#: Turns of the churn between two faults.
+TURNS = 15
+
+
+def test_a_replica_is_what_its_source_is_while_transactions_compaction_and_retention_go_on(
+    cluster: KafkaCluster, serve: Callable[..., Serve], tmp_path: Path
+) -> None:
+    create(cluster, "transactions", 1, segment_ms="1000")
+    often = {"segment_ms": "500"}
+    create(
+        cluster,
+        "latest",
+        1,
+        cleanup_policy="compact",
+        min_cleanable_dirty_ratio="0.01",
+        delete_retention_ms="100",
+        **often,
+    )
+    create(cluster, "retained", 1, retention_bytes="60000", **often)
+    create(cluster, "deleted", 1, **often)
+    topics = ["transactions", "latest", "retained", "deleted"]
+    chosen = ["--topics", ",".join(topics)]
+    replica = serve("replica", "--follow", cluster.bootstrap, "--async", *chosen)
+    copied = tmp_path / "copied"
+    ends = dict.fromkeys(topics, 0)
+    holes: dict[str, int] = dict.fromkeys(topics, 0)
+    churn = Running(tmp_path / "churn", peers.python(), DRIVERS / "churn.py", cluster.bootstrap)
+
+    def state(address: str, topic: str) -> tuple[int, int]:
+        (partition,) = described(address, topic)
+        return partition["start"], partition["end"]
+
+    def copy() -> None:
+        """Copies what is new, and looks whether holes are where the source had gone on, and nowhere else."""
+        before = {topic: state(cluster.bootstrap, topic)[0] for topic in topics}
+        for line in ok("replicate", cluster.bootstrap, copied, *chosen, "--json").lines:
+            topic = line["topic"]
+            if line["hole"]:
+                assert line["hole"][0] == ends[topic] < line["hole"][1], line
+                holes[topic] += 1
+            else:
+                assert before[topic] <= ends[topic], f"offsets from {ends[topic]} on are missing: {line}"
+            ends[topic] = line["end"]
+
+    def delete() -> None:
+        ok("topics", cluster.bootstrap, "delete-records", "deleted", "--before", "end")
+
+    try:
+        for at in range(3 * SOAK):
+            churn.wait_for_more(TURNS, "turn")
+            leader = described(cluster.bootstrap, "transactions")[0]["leader"]
+            cluster.kill(leader)
+            churn.wait_for_more(TURNS, "turn")
+            copy()
+            if at % 3 == 1:
+                # Away for so long that all of what it lacks is gone, of two of the topics.
+                replica.process.send_signal(signal.SIGSTOP)
+                away = {topic: state(cluster.bootstrap, topic)[1] for topic in topics}
+                churn.wait_for_more(TURNS, "turn")
+            delete()
+            cluster.start()
+            await_in_sync(cluster, *topics)
+            if at % 3 == 1:
+                while state(cluster.bootstrap, "retained")[0] <= away["retained"]:
+                    churn.wait_for_more(1, "turn")
+                replica.process.send_signal(signal.SIGCONT)
+            cluster.elect()
+        churn.wait_for_more(TURNS, "turn")
+        delete()
+        churn.say("end")
+        while churn.lines[-1] != ["open"]:
+            churn.wait_for_more(1, "turn")
+
+        for topic in topics:
+            wait_until(
+                f"{topic} is the same here as there",
+                lambda topic=topic: state(replica.address, topic) == state(cluster.bootstrap, topic),  # type: ignore[misc]
+            )
+        copy()
+        assert holes["transactions"] == holes["latest"] == 0 < holes["deleted"]
+        lacking = re.findall(r"no longer has .* partition=(\w+)-0", "\n".join(replica.errors))
+        assert set(lacking) == {"retained", "deleted"}
+
+        again = serve("copied")
+        for topic in ["transactions", "retained", "deleted"]:
+            leader = described(cluster.bootstrap, topic)[0]["leader"]
+            source, start = cluster.logs(leader) / f"{topic}-0", state(cluster.bootstrap, topic)[0]
+            lines, read = dumped_batches(source, start), ask("read", cluster.bootstrap, topic)
+            for place in (replica, again):
+                found = check_same(source, place.data / f"{topic}-0", start)
+                assert ask("read", place.address, topic) == read
+            assert dumped_batches(replica.data / f"{topic}-0", start) == lines
+            if topic == "transactions":
+                assert len({batch.leader_epoch for batch in found}) >= 4
+                text = "\n".join(lines)
+                for word in ("isTransactional: true", "isControl: true", *(f"compresscodec: {c}" for c in CODECS)):
+                    assert word in text, f"there is no '{word}' in the log"
+                assert read["read_committed"][2] < read["read_uncommitted"][2]
+
+        # What is left of the compacted topic there is here, as it is there; and no key has another value.
+        wait_until("it is compacted", lambda: len(contents(cluster.bootstrap)) < ends["latest"] // 4)
+        left, known = contents(cluster.bootstrap), ask("known", cluster.bootstrap, "latest")
+        for place in (replica, again):
+            assert left.items() <= contents(place.address).items()
+            assert ask("known", place.address, "latest")[::2] == known[::2]
+    finally:
+        churn.kill()

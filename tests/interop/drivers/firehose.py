@@ -27,6 +27,7 @@ producer = Producer(
     }
 )
 ended = threading.Event()
+failed: list[str] = []
 
 
 def await_end() -> None:
@@ -39,19 +40,22 @@ threading.Thread(target=await_end, daemon=True).start()
 
 def acknowledged(error: KafkaError | None, message: Message) -> None:
     if error is not None:
-        sys.exit(f"record {message.value()!r} was not delivered: {error}")
+        failed.append(f"record {message.value()!r} was not delivered: {error}")
+        return
     print(message.value().decode(), message.partition(), message.offset())
 
 
 number = 0
-while not ended.is_set():
+while not ended.is_set() and not failed:
     # While the broker is away, enough waits for it.
     for _ in range(turn if len(producer) < 5_000 else 0):
         producer.produce(topic, str(number).encode(), partition=number % partitions, on_delivery=acknowledged)
         number += 1
     producer.poll(0.005)
     sys.stdout.flush()
-left = producer.flush(60)
+left = 0 if failed else producer.flush(60)
 sys.stdout.flush()
+if failed:
+    sys.exit(f"{len(failed)} times: {failed[0]}")
 if left:
     sys.exit(f"{left} records were not delivered")

@@ -1,0 +1,153 @@
+"""A leader and two synchronous followers, each `ottla serve`, are killed under load: nothing acknowledged is lost.
+
+$OTTLA_SOAK says how often each of them is killed; twice when it is not set.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clients import DRIVERS, Running, check_acknowledged, records
+from program import Serve, in_sync, ok, wait_until
+from segments import check_dump, check_same, dump
+from servers import OttlaServer, kafka, peers
+
+PARTITIONS = 3
+SOAK = int(os.environ.get("OTTLA_SOAK", "2"))
+#: Acknowledged between two faults, at least.
+ENOUGH = 1_500
+LEADER, FOLLOWERS = 0, (1, 2)
+
+
+class Trio:
+    """A leader and two followers, each with a directory and a port that stay the same over restarts."""
+
+    def __init__(self, serve: Callable[..., Serve]) -> None:
+        self._serve = serve
+        self._ports: list[int] = kafka.free_ports(3)
+        self.servers: dict[int, Serve] = {}
+        for node in (LEADER, *FOLLOWERS):
+            self.start(node)
+
+    @property
+    def leader(self) -> str:
+        """The leader's address."""
+        return f"127.0.0.1:{self._ports[LEADER]}"
+
+    def start(self, node: int) -> None:
+        # Small segments, so that crashes hit rolls, too.
+        options = ["--node-id", str(node), "--config", "log.segment.bytes=60000"]
+        if node == LEADER:
+            options += ["--config", "replica.lag.time.max.ms=1500", "--config", "min.insync.replicas=2"]
+        else:
+            options += ["--follow", self.leader]
+        self.servers[node] = self._serve(f"node-{node}", *options, port=self._ports[node])
+
+    def kill(self, node: int) -> None:
+        self.servers[node].end(signal.SIGKILL)
+
+    def are_in_sync(self, *nodes: int) -> bool:
+        return all(sorted(replicas) == sorted(nodes) for replicas in in_sync(self.leader, "orders"))
+
+    def wait_until_in_sync(self, *nodes: int) -> None:
+        wait_until(f"in sync are exactly {nodes}", lambda: self.are_in_sync(*nodes), timeout=60)
+
+
+@pytest.fixture
+def trio(serve: Callable[..., Serve]) -> Trio:
+    for why in (OttlaServer.missing(), peers.missing("python")):
+        if why:
+            pytest.skip(why)
+    return Trio(serve)
+
+
+def test_nothing_acknowledged_is_lost_while_leader_and_followers_are_killed(trio: Trio, tmp_path: Path) -> None:
+    ok("topics", trio.leader, "create", "orders", "--partitions", str(PARTITIONS))
+    trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+    arguments = [trio.leader, "orders", str(PARTITIONS), "8"]
+    producer = Running(tmp_path / "producer", peers.python(), DRIVERS / "firehose.py", *arguments)
+    try:
+        for _ in range(SOAK):
+            # One is away: the other two are enough.
+            for node in FOLLOWERS:
+                producer.wait_for_more(ENOUGH, "acknowledgement")
+                trio.kill(node)
+                producer.wait_for_more(ENOUGH, "acknowledgement")
+                trio.start(node)
+                trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            # The leader: nothing is acknowledged until it is back, and then what was sent meanwhile.
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            trio.kill(LEADER)
+            trio.start(LEADER)
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            # One that hangs leaves the in-sync replicas, and comes back.
+            hangs = trio.servers[FOLLOWERS[0]].process
+            hangs.send_signal(signal.SIGSTOP)
+            trio.wait_until_in_sync(LEADER, FOLLOWERS[1])
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            hangs.send_signal(signal.SIGCONT)
+            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            # All at once, as when the power fails.
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            for node in (*FOLLOWERS, LEADER):
+                trio.servers[node].process.kill()
+            for node in (LEADER, *FOLLOWERS):
+                trio.kill(node)
+                trio.start(node)
+            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+        producer.wait_for_more(ENOUGH, "acknowledgement")
+        producer.end()
+    finally:
+        producer.kill()
+
+    check_acknowledged(records(trio.leader, "orders"), producer.lines)
+    for node in FOLLOWERS:
+        check_acknowledged(records(trio.servers[node].address, "orders"), producer.lines)
+    # Closed one after the other: a follower whose leader ends has all that is acknowledged.
+    for node in (LEADER, *FOLLOWERS):
+        assert trio.servers[node].end() == 0
+    for partition in range(PARTITIONS):
+        name = f"orders-{partition}"
+        leader = trio.servers[LEADER].data / name
+        for node in FOLLOWERS:
+            batches = check_same(leader, trio.servers[node].data / name)
+        assert len(list(leader.glob("*.log"))) > 1
+        # Each start of a leader that was killed begins an epoch.
+        assert len({batch.leader_epoch for batch in batches}) > 2 * SOAK
+    check_dump(dump(trio.servers[FOLLOWERS[0]].data / "orders-0"))
+
+
+def test_without_enough_in_sync_nothing_is_acknowledged_and_nothing_that_was_is_lost(
+    trio: Trio, tmp_path: Path
+) -> None:
+    ok("topics", trio.leader, "create", "orders", "--partitions", str(PARTITIONS), "--config", "min.insync.replicas=3")
+    trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+    arguments = [trio.leader, "orders", str(PARTITIONS), "8"]
+    producer = Running(tmp_path / "producer", peers.python(), DRIVERS / "firehose.py", *arguments)
+    try:
+        for _ in range(SOAK):
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            for node in FOLLOWERS:
+                trio.servers[node].process.send_signal(signal.SIGSTOP)
+            trio.wait_until_in_sync(LEADER)
+            acknowledged = len(producer.lines)
+            # Meanwhile everything that is tried is refused.
+            for _ in range(3):
+                trio.are_in_sync(LEADER)
+            assert len(producer.lines) == acknowledged, "too few were in sync"
+            trio.kill(LEADER)
+            for node in FOLLOWERS:
+                trio.servers[node].process.send_signal(signal.SIGCONT)
+            trio.start(LEADER)
+            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+        producer.wait_for_more(ENOUGH, "acknowledgement")
+        producer.end()
+    finally:
+        producer.kill()
+    for node in (LEADER, *FOLLOWERS):
+        check_acknowledged(records(trio.servers[node].address, "orders"), producer.lines)
