@@ -162,7 +162,8 @@ admin.elect_leaders(ElectionType.PREFERRED).result(30)
 """
 
     def __init__(self, data: Path, **config: str) -> None:
-        self.broker = kafka.KafkaBroker(data / "kafka", brokers=3, config=self.CONFIG | config, heap="320m")
+        config = self.CONFIG | config
+        self.broker = kafka.KafkaBroker(data / "kafka", 3, config, heap="320m", options=kafka.SHORT_LIVED)
 
     @staticmethod
     def missing() -> str | None:

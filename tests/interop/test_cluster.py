@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def contents(address: str) -> dict[int, tuple[Any, ...]]:
 
 
 #: Turns of the churn between two faults.
-TURNS = 15
+TURNS = 8
 
 
 def test_a_replica_is_what_its_source_is_while_transactions_compaction_and_retention_go_on(
@@ -194,13 +195,13 @@ def test_a_replica_is_what_its_source_is_while_transactions_compaction_and_reten
         ok("topics", cluster.bootstrap, "delete-records", "deleted", "--before", "end")
 
     try:
-        for at in range(3 * SOAK):
+        for at in range(2 * SOAK):
             churn.wait_for_more(TURNS, "turn")
             leader = described(cluster.bootstrap, "transactions")[0]["leader"]
             cluster.kill(leader)
             churn.wait_for_more(TURNS, "turn")
             copy()
-            if at % 3 == 1:
+            if at % 2 == 1:
                 # Away for so long that all of what it lacks is gone, of two of the topics.
                 replica.process.send_signal(signal.SIGSTOP)
                 away = {topic: state(cluster.bootstrap, topic)[1] for topic in topics}
@@ -208,7 +209,7 @@ def test_a_replica_is_what_its_source_is_while_transactions_compaction_and_reten
             delete()
             cluster.start()
             await_in_sync(cluster, *topics)
-            if at % 3 == 1:
+            if at % 2 == 1:
                 while state(cluster.bootstrap, "retained")[0] <= away["retained"]:
                     churn.wait_for_more(1, "turn")
                 replica.process.send_signal(signal.SIGCONT)
@@ -233,13 +234,17 @@ def test_a_replica_is_what_its_source_is_while_transactions_compaction_and_reten
         for topic in ["transactions", "retained", "deleted"]:
             leader = described(cluster.bootstrap, topic)[0]["leader"]
             source, start = cluster.logs(leader) / f"{topic}-0", state(cluster.bootstrap, topic)[0]
-            lines, read = dumped_batches(source, start), ask("read", cluster.bootstrap, topic)
+            lines = dumped_batches(source, start)
             for place in (replica, again):
                 found = check_same(source, place.data / f"{topic}-0", start)
-                assert ask("read", place.address, topic) == read
+            # Most of it is waiting.
+            with ThreadPoolExecutor() as pool:
+                addresses = (cluster.bootstrap, replica.address, again.address)
+                read, *others = pool.map(lambda address, topic=topic: ask("read", address, topic), addresses)
+            assert others == [read, read]
             assert dumped_batches(replica.data / f"{topic}-0", start) == lines
             if topic == "transactions":
-                assert len({batch.leader_epoch for batch in found}) >= 4
+                assert len({batch.leader_epoch for batch in found}) >= 3
                 text = "\n".join(lines)
                 for word in ("isTransactional: true", "isControl: true", *(f"compresscodec: {c}" for c in CODECS)):
                     assert word in text, f"there is no '{word}' in the log"
