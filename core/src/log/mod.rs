@@ -150,6 +150,8 @@ pub struct Log {
     compacting: Compacting,
     /// Headers of the batches of one append, kept for their room.
     headers: Vec<Header>,
+    /// The active segment and its size as a log that had been closed well was opened.
+    opened: Option<(i64, u64)>,
 }
 
 /// Where batches went.
@@ -472,7 +474,7 @@ impl Log {
         let state = self.unsynced.lock();
         SyncPoint {
             end: self.end,
-            active: (self.place.path(active.base, LOG), file),
+            active: Some((self.place.path(active.base, LOG), file)),
             files: state.files.iter().map(|(path, change)| (path.clone(), *change)).collect(),
             name_changes: state.name_changes,
             syncs_names: state.name_changes > state.synced_name_changes,
@@ -485,14 +487,32 @@ impl Log {
     /// Writes what is kept back (index entries, a snapshot of the producers) and takes no more writes. Once the sync point
     /// has run, the log may be opened as [`Checkpoints::CLEAN`].
     pub fn close(&mut self) -> SyncPoint {
+        let is_untouched = self.is_untouched();
         if self.check_open().is_ok() {
             self.finish_indexes();
             self.take_snapshot();
         }
-        self.note_index_files();
-        let point = self.sync_point();
+        let point = if is_untouched {
+            SyncPoint { active: None, syncs_names: false, syncs_parent: false, ..self.sync_point() }
+        } else {
+            self.note_index_files();
+            self.sync_point()
+        };
         self.unsynced.close("close");
         point
+    }
+
+    /// Whether it was closed well before it was opened, and is as it was then: nothing has to be written or synced.
+    fn is_untouched(&self) -> bool {
+        let active = self.active();
+        let Ok(indexes) = active.indexes(&self.place) else { return false };
+        let has_last_time = self.tail.largest.is_none_or(|(timestamp, _)| {
+            timestamp < 0 || indexes.times.last().is_some_and(|last| last.timestamp >= timestamp)
+        });
+        self.opened == Some((active.base, active.size))
+            && self.unsynced.is_as_opened()
+            && self.snapshots.last() == Some(&self.end)
+            && (active.size == 0 || (has_last_time && self.tail.files_have(&indexes)))
     }
 
     fn check_open(&self) -> Result<(), LogError> {
@@ -1005,7 +1025,7 @@ impl Log {
                 Step::Damaged(position, reason) => return Err(place.damaged(segment.base, position, reason)),
             }
         }
-        tail.start_files(place, segment, &indexes);
+        tail.start_files(place, segment, &mut indexes);
         segment.set_indexes(indexes);
         self.tail = tail;
         self.end = end;
@@ -1172,8 +1192,8 @@ impl Slice {
 #[must_use = "nothing is synced before it runs"]
 pub struct SyncPoint {
     end: i64,
-    /// The active segment, and its file if it could be opened.
-    active: (String, Option<Arc<dyn File>>),
+    /// The active segment, and its file if it could be opened; none when it is as it was synced before.
+    active: Option<(String, Option<Arc<dyn File>>)>,
     /// Other files, and the numbers of their last changes.
     files: Vec<(String, u64)>,
     name_changes: u64,
@@ -1201,8 +1221,9 @@ impl SyncPoint {
                 }
             }
             match &self.active {
-                (_, Some(file)) => file.sync()?,
-                (path, None) => self.place.files.open(path)?.sync()?,
+                Some((_, Some(file))) => file.sync()?,
+                Some((path, None)) => self.place.files.open(path)?.sync()?,
+                None => {}
             }
             if self.syncs_names {
                 self.place.device.sync_dir(&self.place.dir)?;
@@ -1263,6 +1284,12 @@ impl Unsynced {
 
     fn add_name(&self) {
         self.lock().name_changes += 1;
+    }
+
+    /// Whether nothing has been added but the names that opening the log adds.
+    fn is_as_opened(&self) -> bool {
+        let state = self.lock();
+        state.file_changes == 0 && state.name_changes <= 1
     }
 
     /// Lets the log take no more writes.

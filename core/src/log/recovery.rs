@@ -139,6 +139,7 @@ pub(super) fn open(
         aborted_behind: Vec::new(),
         compacting: Default::default(),
         headers: Vec::new(),
+        opened: None,
     };
 
     // From where on checksums count.
@@ -192,6 +193,9 @@ pub(super) fn open(
     }
     finish(&mut log, checkpoints, &mut recovery)?;
     recovery.end = log.end;
+    let was_clean = checkpoints.recovery_point == i64::MAX && !recovery.was_not_clean;
+    let was_clean = was_clean && recovery.cut.is_none() && recovery.rebuilt.is_empty();
+    log.opened = was_clean.then(|| (log.active().base, log.active().size));
     Ok((log, recovery))
 }
 

@@ -425,9 +425,29 @@ impl Tail {
         self.recent.get(at).copied()
     }
 
-    /// Takes over index files that hold `indexes` whole, or none.
-    pub(crate) fn start_files(&mut self, place: &Place, segment: &Segment, indexes: &Indexes) {
+    /// Takes over index files that hold `indexes` whole, or none. Where they hold the last entry besides that a closed log
+    /// has, and nothing else, `indexes` get it.
+    pub(crate) fn start_files(&mut self, place: &Place, segment: &Segment, indexes: &mut Indexes) {
         self.files = IndexFiles::default();
+        let mut closed = indexes.clone();
+        if let Some((timestamp, offset)) = self.largest {
+            closed.push_time(timestamp, segment.relative(offset));
+        }
+        let is_long = |suffix, entries: usize, entry: usize| {
+            let file = place.files.open(&place.path(segment.base, suffix));
+            file.is_ok_and(|file| file.len() == (entries * entry) as u64)
+        };
+        if segment
+            .read_indexes(place)
+            .is_some_and(|found| found.offsets == closed.offsets && found.times == closed.times)
+            && is_long(INDEX, closed.offsets.len(), OffsetEntry::LEN)
+            && is_long(TIME_INDEX, closed.times.len(), TimeEntry::LEN)
+        {
+            *indexes = closed;
+            self.files =
+                IndexFiles { exist: true, written_offsets: indexes.offsets.len(), written_times: indexes.times.len() };
+            return;
+        }
         if indexes.offsets.is_empty() && indexes.times.is_empty() {
             // Whatever is there is wrong or says nothing.
             for suffix in [INDEX, TIME_INDEX] {

@@ -1076,6 +1076,37 @@ fn log_append_time_is_stamped_into_every_batch() {
 // Indexes.
 
 #[test]
+fn a_log_that_is_only_read_between_open_and_close_is_not_written_to() {
+    for count in [0, 1, 60] {
+        let config = LogConfig { segment_bytes: 2000, index_interval_bytes: 200, ..config() };
+        let (device, mut log) = fresh(&config);
+        for number in 0..count {
+            log.append(&[batch(3, NOW + number, "value")], 0, NOW).unwrap();
+        }
+        let before = read_from(&log, 0);
+        log.close().run().unwrap();
+        let operations = device.operations();
+        for _ in 0..2 {
+            let (mut log, recovery) = open(&device, &config, Checkpoints::CLEAN);
+            assert!(recovery.is_clean(), "{recovery}");
+            assert_eq!(read_from(&log, 0), before);
+            log.offset_for_time(NOW + 1, log.end()).unwrap();
+            log.close().run().unwrap();
+            assert_eq!(device.operations(), operations, "batches={count}");
+        }
+        // What is written to it is synced with it again.
+        let (mut log, _) = open(&device, &config, Checkpoints::CLEAN);
+        log.append(&[batch(1, NOW + 100, "next")], 0, NOW).unwrap();
+        log.close().run().unwrap();
+        let device = device.crash(Loss::Unsynced);
+        let (log, recovery) = open(&device, &config, Checkpoints::CLEAN);
+        assert!(recovery.is_clean(), "{recovery}");
+        assert_eq!((log.end(), read_from(&log, 0).len()), (count * 3 + 1, before.len() + 1));
+        assert_eq!(log.offset_for_time(NOW + 100, log.end()).unwrap(), Some((NOW + 100, count * 3)));
+    }
+}
+
+#[test]
 fn an_index_that_points_beside_the_batches_is_made_anew() {
     let (device, mut log) = timed_log();
     let config = log.config().clone();
