@@ -23,6 +23,9 @@ pub(crate) struct Follower {
     fetched: (i64, Timestamp),
 }
 
+/// How many bytes of a copy may be written before a sync is begun that nobody waits for.
+const COPIED_AT_ONCE: usize = 16 << 20;
+
 /// One partition of which this broker is the leader.
 #[derive(Debug)]
 pub(crate) struct Partition {
@@ -36,6 +39,8 @@ pub(crate) struct Partition {
     synced_end: i64,
     /// What the sync that is under way makes good: everything below this that was not cut off since.
     syncing: Option<i64>,
+    /// Bytes of copies that came since the last sync was begun.
+    unsynced: usize,
     failed: bool,
     high_watermark: i64,
     followers: BTreeMap<i32, Follower>,
@@ -71,6 +76,7 @@ impl Partition {
             waits_for_sync,
             synced_end,
             syncing: None,
+            unsynced: 0,
             failed: false,
             high_watermark,
             followers: BTreeMap::new(),
@@ -97,6 +103,7 @@ impl Partition {
     /// Appends batches that already have their offsets.
     pub(crate) fn append_copy(&mut self, batches: &[Batch], now: Timestamp) -> Result<()> {
         self.log.append_copy(batches, now)?;
+        self.unsynced += batches.iter().map(Batch::size).sum::<usize>();
         self.advance();
         Ok(())
     }
@@ -144,7 +151,16 @@ impl Partition {
 
     /// What must be synced next, if anything is and no sync is under way; [`Self::handle_synced`] is told of its success.
     pub(crate) fn poll_sync(&mut self) -> Option<SyncPoint> {
-        if self.waits_for_sync { self.poll_flush() } else { None }
+        if !self.waits_for_sync || (self.unsynced < COPIED_AT_ONCE && !self.is_sync_wanted()) {
+            return None;
+        }
+        self.poll_flush()
+    }
+
+    /// Whether a sync shows readers more, or is waited for. Of a copy its source says how far it may be read: what lies beyond
+    /// is synced in larger pieces.
+    fn is_sync_wanted(&self) -> bool {
+        self.limit.is_none_or(|limit| limit > self.synced_end) || !self.sync_waits.is_empty()
     }
 
     /// As [`Self::poll_sync`], also where nobody waits for it: so that a crash leaves little to be checked.
@@ -154,6 +170,7 @@ impl Partition {
         }
         let point = self.log.sync_point();
         self.syncing = Some(point.end());
+        self.unsynced = 0;
         Some(point)
     }
 

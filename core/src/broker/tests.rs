@@ -1065,6 +1065,8 @@ fn copy_keeps_offsets_takes_no_produce_and_is_promoted() {
     shell.run_tasks();
     assert_eq!(shell.values("c", 10), vec![], "the source's high watermark is not known yet");
     shell.broker.raise_high_watermark("c", 0, 11, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
     assert_eq!(shell.values("c", 0), texts(&[(10, "a")]), "the first batch above a gap");
     assert_eq!(shell.values("c", 10), texts(&[(10, "a")]));
     assert_eq!(shell.produce("c", batch(&["x"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
@@ -1075,6 +1077,44 @@ fn copy_keeps_offsets_takes_no_produce_and_is_promoted() {
     let mut shell = Shell::open(&device.crash(Loss::Unsynced));
     assert_eq!(shell.values("c", 20), texts(&[(20, "b"), (21, "x")]));
     assert_eq!(shell.topics(), vec![("c".to_owned(), id, 1)]);
+}
+
+#[test]
+fn copies_are_synced_in_large_pieces_and_at_once_for_who_waits() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    let copy = Copy { name: "c".to_owned(), id: Uuid::from_u128(42), partitions: 1, configs: [].into() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.raise_high_watermark("c", 0, 0, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    let large = "x".repeat(1 << 20);
+    let mut offset = 0;
+    let mut append = |shell: &mut Shell, value: &str| {
+        shell.broker.append_copy("c", 0, &[batch(&[value]).stamped(offset, 0)], NOW).unwrap();
+        shell.drain();
+        offset += 1;
+        shell.tasks.len()
+    };
+    assert_eq!(append(&mut shell, "x"), 0, "nobody may read it yet");
+    shell.broker.raise_high_watermark("c", 0, 1, NOW).unwrap();
+    shell.drain();
+    assert_eq!(shell.tasks.len(), 1, "readers wait for it");
+    shell.run_tasks();
+    assert_eq!(shell.values("c", 0), texts(&[(0, "x")]));
+    assert_eq!(append(&mut shell, "x"), 0);
+    shell.broker.sync_copy(RequestId(77), "c", 0, NOW).unwrap();
+    shell.drain();
+    assert_eq!((shell.tasks.len(), shell.answer(RequestId(77))), (1, None), "somebody waits for it");
+    shell.run_tasks();
+    assert!(shell.answer(RequestId(77)).is_some());
+    let tasks: Vec<usize> = (0..16).map(|_| append(&mut shell, &large)).collect();
+    assert_eq!(tasks, [[0; 15].as_slice(), &[1]].concat());
+    shell.run_tasks();
+    assert_eq!(append(&mut shell, "x"), 0);
+    shell.broker.promote_copies(&["c".to_owned()], NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
+    assert_eq!(shell.values("c", 18), texts(&[(18, "x")]), "it is a copy no more");
 }
 
 #[test]
@@ -1102,6 +1142,7 @@ fn sync_from_before_a_truncation_acknowledges_nothing_that_came_after_it() {
         shell.run_tasks();
         let batches = [batch(&["a"]).stamped(0, 3), batch(&["b", "c"]).stamped(1, 3)];
         shell.broker.append_copy("c", 0, &batches, NOW).unwrap();
+        shell.broker.raise_high_watermark("c", 0, 3, NOW).unwrap();
         shell.drain();
         let old = shell.tasks.pop().expect("a sync of all three");
         assert!(shell.tasks.is_empty());
