@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +36,27 @@ from harness import (
 )
 
 HERE = Path(__file__).parent
-SIZE = 1024
 PARTITIONS = 6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a topic is filled with."""
+
+    title: str
+    codec: str
+    #: Of a value, in bytes.
+    each: int
+    count: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all values."""
+        return self.each * self.count
+
+    def half(self) -> Shape:
+        return replace(self, count=self.count // 2)
+
 
 REPLICA = [
     Measure("mbs", "MB/s", 0, ratio=True),
@@ -95,8 +115,8 @@ def delete(bootstrap: str, topic: str) -> None:
     run([ottla(), "topics", bootstrap, "delete", topic])
 
 
-def fill(bootstrap: str, topic: str, count: int, codec: str) -> None:
-    arguments = [str(HERE), bootstrap, topic, str(PARTITIONS), str(count), str(SIZE), codec]
+def fill(bootstrap: str, topic: str, shape: Shape) -> None:
+    arguments = [str(HERE), bootstrap, topic, str(PARTITIONS), str(shape.count), str(shape.each), shape.codec]
     run([peers_python(), "-c", FILL, *arguments])
 
 
@@ -157,8 +177,8 @@ def kcat(bootstrap: str, topic: str, count: int) -> list[str | Path]:
     return ["kcat", "-C", "-q", "-b", bootstrap, "-t", topic, "-o", "beginning", "-c", str(count), "-f", ""]
 
 
-def consume(bootstrap: str, topic: str, count: int, size: int) -> Took:
-    return Child(*kcat(bootstrap, topic, count)).end(size)
+def consume(bootstrap: str, topic: str, shape: Shape) -> Took:
+    return Child(*kcat(bootstrap, topic, shape.count)).end(shape.size)
 
 
 def write_down(size: int) -> Took:
@@ -170,22 +190,22 @@ def write_down(size: int) -> Took:
         ).end(size)
 
 
-def follow(bootstrap: str, count: int, codec: str, with_kcat: bool) -> Took:
+def follow(bootstrap: str, shape: Shape, with_kcat: bool) -> Took:
     """While a producer fills a topic as fast as it can."""
     topic = f"following-{time.time_ns()}"
     create(bootstrap, topic, PARTITIONS)
-    size = count * SIZE
+    count, size = shape.count, shape.size
     try:
         with scratch("replica") as data:
             if with_kcat:
                 child = Child(*kcat(bootstrap, topic, count))
-                fill(bootstrap, topic, count, codec)
+                fill(bootstrap, topic, shape)
                 result = child.end(size)
             else:
                 child = Child(
                     ottla(), "--json", "replicate", bootstrap, data / "replica", "--topics", topic, "--follow"
                 )
-                fill(bootstrap, topic, count, codec)
+                fill(bootstrap, topic, shape)
                 end = time.monotonic() + 120
                 while not (child.lines and json.loads(child.lines[-1]).get("caught_up") and records_of(child) >= count):
                     if time.monotonic() > end or child.process.poll() is not None:
@@ -223,7 +243,7 @@ def mirror_jars() -> Path:
     return home
 
 
-def mirror(source: str, target: str, topic: str, count: int, codec: str, number: Iterator[int]) -> Took:
+def mirror(source: str, target: str, topic: str, shape: Shape, number: Iterator[int]) -> Took:
     """MirrorMaker 2 from one Kafka to another, from its first record on: its start costs nothing here."""
     alias = f"source{next(number)}"
     properties = {
@@ -245,7 +265,7 @@ def mirror(source: str, target: str, topic: str, count: int, codec: str, number:
         "target.offset.storage.replication.factor": "1",
         "target.status.storage.replication.factor": "1",
         f"{alias}.consumer.auto.offset.reset": "earliest",
-        "target.producer.compression.type": codec,
+        "target.producer.compression.type": shape.codec,
         "dedicated.mode.enable.internal.rest": "false",
     }
     copied = f"{alias}.{topic}"
@@ -263,13 +283,13 @@ def mirror(source: str, target: str, topic: str, count: int, codec: str, number:
                 there = end_of(target, copied)
                 if there and first is None:
                     first = (there, time.perf_counter(), cpu_of(process.pid))
-                if there >= count and first:
+                if there >= shape.count and first:
                     break
                 if process.poll() is not None or time.monotonic() > end:
                     said = (data / "log").read_text(errors="replace").strip().splitlines()
-                    raise RuntimeError(f"MirrorMaker copied {there} of {count}: {said[-1:]}")
+                    raise RuntimeError(f"MirrorMaker copied {there} of {shape.count}: {said[-1:]}")
                 time.sleep(0.05)
-            size = (there - first[0]) * SIZE
+            size = (there - first[0]) * shape.each
             seconds, cpu = time.perf_counter() - first[1], cpu_of(process.pid) - first[2]
             return {"mbs": size / 1e6 / seconds, "cpu": cpu / (size / 1e9), "mb": resident(process.pid)}
         finally:
@@ -285,8 +305,11 @@ def replica_part(options: Options) -> Iterator[Part]:
     ottla()
     if why := peers.missing("java"):
         raise Unavailable(why)
-    count = options.count(1_000_000)
-    size = count * SIZE
+    shapes = [
+        Shape("1 KiB uncompressed", "none", 1024, options.count(1_000_000)),
+        Shape("1 KiB zstd", "zstd", 1024, options.count(1_000_000)),
+        Shape("100 B uncompressed", "none", 100, options.count(5_000_000)),
+    ]
     number = itertools.count()
     with (
         scratch("source") as data,
@@ -296,32 +319,31 @@ def replica_part(options: Options) -> Iterator[Part]:
         there, to = str(source.bootstrap_servers), str(target.bootstrap_servers)
         contenders: list[Contender] = []
         stored: list[str] = []
-        for codec in ("none", "zstd"):
-            topic = f"bench-{codec}"
+        for shape in shapes:
+            topic = f"bench-{shape.codec}-{shape.each}"
             create(there, topic, PARTITIONS)
-            fill(there, topic, count, codec)
+            fill(there, topic, shape)
             logs = Path(source.nodes[0]["logs"])
-            stored.append(f"{sum(f.stat().st_size for f in logs.glob(f'{topic}-*/*.log')) / 1e6:,.0f} MB as {codec}")
-            group = f"a whole topic, {'uncompressed' if codec == 'none' else codec}"
+            bytes_stored = sum(file.stat().st_size for file in logs.glob(f"{topic}-*/*.log"))
+            stored.append(f"{shape.size / 1e6:,.0f} MB of {shape.title} in {bytes_stored / 1e6:,.0f}")
+            group = f"a whole topic, {shape.title}"
             contenders += [
-                Contender(group, "ottla replicate, synced", partial(replicate, there, topic, size), quick=True),
-                Contender(group, "kcat to nowhere", partial(consume, there, topic, count, size), quick=True),
-                Contender(group, "dd of as many bytes, synced", partial(write_down, size), quick=True),
-                Contender(group, "MirrorMaker 2 to a Kafka", partial(mirror, there, to, topic, count, codec, number)),
+                Contender(group, "ottla replicate, synced", partial(replicate, there, topic, shape.size), quick=True),
+                Contender(group, "kcat to nowhere", partial(consume, there, topic, shape), quick=True),
+                Contender(group, "dd of as many bytes, synced", partial(write_down, bytes_stored), quick=True),
+                Contender(group, "MirrorMaker 2 to a Kafka", partial(mirror, there, to, topic, shape, number)),
             ]
-            group = f"following a producer, {'uncompressed' if codec == 'none' else codec}"
+            group = f"following a producer, {shape.title}"
             contenders += [
-                Contender(
-                    group, "ottla replicate --follow", partial(follow, there, count // 2, codec, False), quick=True
-                ),
-                Contender(group, "kcat to nowhere", partial(follow, there, count // 2, codec, True), quick=True),
+                Contender(group, "ottla replicate --follow", partial(follow, there, shape.half(), False), quick=True),
+                Contender(group, "kcat to nowhere", partial(follow, there, shape.half(), True), quick=True),
             ]
         yield Part(
-            f"A replica of {count:,} records of {SIZE:,} B in {PARTITIONS} partitions of Apache Kafka {kafka.VERSION}",
+            f"A replica of a topic in {PARTITIONS} partitions of Apache Kafka {kafka.VERSION}",
             REPLICA,
             contenders,
             [
-                f"MB and GB are of values before compression; stored are {', '.join(stored)}.",
+                f"MB and GB are of values before compression. Stored are {'; '.join(stored)}. dd writes as much.",
                 "CPU: the program's own process, all threads; MirrorMaker's without its start.",
                 "MirrorMaker's producer compresses as the topic is; its memory is that at the end, of a heap of 1 GB.",
             ],
