@@ -1,4 +1,4 @@
-"""Replicas of a real Kafka beside kcat and MirrorMaker 2; synchronous followers; a replica that lacks nothing."""
+"""Replicas of a real Kafka beside kcat and MirrorMaker 2; synchronous followers."""
 
 from __future__ import annotations
 
@@ -69,12 +69,6 @@ THROUGHPUT = [
     Measure("p50", "p50 ms", 2, ratio=True),
     Measure("p99", "p99 ms", 2, ratio=True),
 ]
-NOTHING_NEW = [
-    Measure("ms", "ms", 1, ratio=True),
-    Measure("cpu", "CPU ms", 1, ratio=True),
-    Measure("mb", "peak MB", 0),
-]
-
 #: Values like JSON from each of a thousand, to all partitions in turn.
 FILL = """
 import sys
@@ -457,61 +451,3 @@ def followers_part(options: Options) -> Iterator[Part]:
             "min.insync.replicas is the number of brokers.",
         ],
     )
-
-
-def nothing_new(bootstrap: str, data: Path) -> Took:
-    child = Child(ottla(), "--json", "replicate", bootstrap, data, "--topics", "many")
-    result = child.end(1_000_000_000)
-    if any(json.loads(line)["records"] for line in child.lines):
-        raise RuntimeError("there was something new")
-    return {"ms": 1e6 / result["mbs"], "cpu": result["cpu"] * 1e3, "mb": result["mb"]}
-
-
-@contextmanager
-def nothing_new_part(options: Options) -> Iterator[Part]:
-    peers_python()
-    partitions = 100 if options.quick else 1_000
-    with scratch("nothing-new") as data, contextlib.ExitStack() as stack:
-        (data / "served").mkdir()
-        served = ottla_serve(data / "served")
-        assert isinstance(served, Process)
-        stack.enter_context(served).start()
-        sources = [("ottla serve", served.bootstrap)]
-        if not peers.missing("java"):
-            broker = stack.enter_context(kafka.KafkaBroker(data / "kafka", heap="1g"))
-            sources.append((f"Apache Kafka {kafka.VERSION}", str(broker.bootstrap_servers)))
-        contenders = []
-        for number, (name, bootstrap) in enumerate(sources):
-            create(bootstrap, "many", partitions)
-            run(
-                [
-                    peers_python(),
-                    "-c",
-                    FILL,
-                    str(HERE),
-                    bootstrap,
-                    "many",
-                    str(partitions),
-                    str(10 * partitions),
-                    "100",
-                    "none",
-                ]
-            )
-            target = data / f"replica-{number}"
-            run([ottla(), "replicate", bootstrap, target, "--topics", "many"])
-            group = f"{partitions:,} partitions of {name}"
-            contenders += [
-                Contender(group, "ottla replicate", partial(nothing_new, bootstrap, target), quick=True),
-                Contender(group, "kcat -L: metadata alone", partial(metadata, bootstrap), quick=True),
-            ]
-        yield Part(
-            "A look when nothing is new: the whole program, from its start to its end",
-            NOTHING_NEW,
-            contenders,
-            ["The replica is a directory that is opened and closed; nothing is kept between two runs."],
-        )
-
-
-def metadata(bootstrap: str) -> Took:
-    result = Child("kcat", "-L", "-b", bootstrap, "-t", "many").end(1_000_000_000)
-    return {"ms": 1e6 / result["mbs"], "cpu": result["cpu"] * 1e3, "mb": result["mb"]}

@@ -20,7 +20,7 @@ PARTITIONS = 3
 SOAK = int(os.environ.get("OTTLA_SOAK", "2"))
 #: Acknowledged between two faults, at least.
 ENOUGH = 1_500
-LEADER, FOLLOWERS = 0, (1, 2)
+NODES = (0, 1, 2)
 
 
 class Trio:
@@ -28,22 +28,27 @@ class Trio:
 
     def __init__(self, serve: Callable[..., Serve]) -> None:
         self._serve = serve
-        self._ports: list[int] = kafka.free_ports(3)
+        self._ports: list[int] = kafka.free_ports(len(NODES))
         self.servers: dict[int, Serve] = {}
-        for node in (LEADER, *FOLLOWERS):
+        #: Who leads; the others follow.
+        self.leading = NODES[0]
+        for node in NODES:
             self.start(node)
+
+    @property
+    def followers(self) -> list[int]:
+        return [node for node in NODES if node != self.leading]
 
     @property
     def leader(self) -> str:
         """The leader's address."""
-        return f"127.0.0.1:{self._ports[LEADER]}"
+        return f"127.0.0.1:{self._ports[self.leading]}"
 
     def start(self, node: int) -> None:
         # Small segments, so that crashes hit rolls, too.
-        options = ["--node-id", str(node), "--config", "log.segment.bytes=60000"]
-        if node == LEADER:
-            options += ["--config", "replica.lag.time.max.ms=1500", "--config", "min.insync.replicas=2"]
-        else:
+        settings = ["log.segment.bytes=60000", "replica.lag.time.max.ms=1500", "min.insync.replicas=2"]
+        options = ["--node-id", str(node), *(part for setting in settings for part in ("--config", setting))]
+        if node != self.leading:
             options += ["--follow", self.leader]
         self.servers[node] = self._serve(f"node-{node}", *options, port=self._ports[node])
 
@@ -68,86 +73,87 @@ def trio(serve: Callable[..., Serve]) -> Trio:
 
 def test_nothing_acknowledged_is_lost_while_leader_and_followers_are_killed(trio: Trio, tmp_path: Path) -> None:
     ok("topics", trio.leader, "create", "orders", "--partitions", str(PARTITIONS))
-    trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+    trio.wait_until_in_sync(*NODES)
     arguments = [trio.leader, "orders", str(PARTITIONS), "8"]
     producer = Running(tmp_path / "producer", peers.python(), DRIVERS / "firehose.py", *arguments)
     try:
         for _ in range(SOAK):
             # One is away: the other two are enough.
-            for node in FOLLOWERS:
+            for node in trio.followers:
                 producer.wait_for_more(ENOUGH, "acknowledgement")
                 trio.kill(node)
                 producer.wait_for_more(ENOUGH, "acknowledgement")
                 trio.start(node)
-                trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+                trio.wait_until_in_sync(*NODES)
             # The leader: nothing is acknowledged until it is back, and then what was sent meanwhile.
             producer.wait_for_more(ENOUGH, "acknowledgement")
-            trio.kill(LEADER)
-            trio.start(LEADER)
+            trio.kill(trio.leading)
+            trio.start(trio.leading)
             producer.wait_for_more(ENOUGH, "acknowledgement")
-            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            trio.wait_until_in_sync(*NODES)
             # One that hangs leaves the in-sync replicas, and comes back.
-            hangs = trio.servers[FOLLOWERS[0]].process
+            hanging, other = trio.followers
+            hangs = trio.servers[hanging].process
             hangs.send_signal(signal.SIGSTOP)
-            trio.wait_until_in_sync(LEADER, FOLLOWERS[1])
+            trio.wait_until_in_sync(trio.leading, other)
             producer.wait_for_more(ENOUGH, "acknowledgement")
             hangs.send_signal(signal.SIGCONT)
-            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            trio.wait_until_in_sync(*NODES)
             # All at once, as when the power fails.
             producer.wait_for_more(ENOUGH, "acknowledgement")
-            for node in (*FOLLOWERS, LEADER):
+            for node in (*trio.followers, trio.leading):
                 trio.servers[node].process.kill()
-            for node in (LEADER, *FOLLOWERS):
+            for node in (trio.leading, *trio.followers):
                 trio.kill(node)
                 trio.start(node)
-            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            trio.wait_until_in_sync(*NODES)
         producer.wait_for_more(ENOUGH, "acknowledgement")
         producer.end()
     finally:
         producer.kill()
 
     check_acknowledged(records(trio.leader, "orders"), producer.lines)
-    for node in FOLLOWERS:
+    for node in trio.followers:
         check_acknowledged(records(trio.servers[node].address, "orders"), producer.lines)
     # Closed one after the other: a follower whose leader ends has all that is acknowledged.
-    for node in (LEADER, *FOLLOWERS):
+    for node in (trio.leading, *trio.followers):
         assert trio.servers[node].end() == 0
     for partition in range(PARTITIONS):
         name = f"orders-{partition}"
-        leader = trio.servers[LEADER].data / name
-        for node in FOLLOWERS:
+        leader = trio.servers[trio.leading].data / name
+        for node in trio.followers:
             batches = check_same(leader, trio.servers[node].data / name)
         assert len(list(leader.glob("*.log"))) > 1
         # Each start of a leader that was killed begins an epoch.
         assert len({batch.leader_epoch for batch in batches}) > 2 * SOAK
-    check_dump(dump(trio.servers[FOLLOWERS[0]].data / "orders-0"))
+    check_dump(dump(trio.servers[trio.followers[0]].data / "orders-0"))
 
 
 def test_without_enough_in_sync_nothing_is_acknowledged_and_nothing_that_was_is_lost(
     trio: Trio, tmp_path: Path
 ) -> None:
     ok("topics", trio.leader, "create", "orders", "--partitions", str(PARTITIONS), "--config", "min.insync.replicas=3")
-    trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+    trio.wait_until_in_sync(*NODES)
     arguments = [trio.leader, "orders", str(PARTITIONS), "8"]
     producer = Running(tmp_path / "producer", peers.python(), DRIVERS / "firehose.py", *arguments)
     try:
         for _ in range(SOAK):
             producer.wait_for_more(ENOUGH, "acknowledgement")
-            for node in FOLLOWERS:
+            for node in trio.followers:
                 trio.servers[node].process.send_signal(signal.SIGSTOP)
             # The one that had all when the other one left stays: nothing more is written, so it lacks nothing.
             wait_until("too few are in sync", lambda: all(len(r) < 3 for r in trio.in_sync()), timeout=60)
             # Meanwhile all that is tried is refused.
             counts = [len(producer.lines) for _ in range(4) if trio.in_sync()]
             assert counts[1:] == counts[1:2] * 3, f"acknowledged with too few in sync: {counts}"
-            trio.kill(LEADER)
-            for node in FOLLOWERS:
+            trio.kill(trio.leading)
+            for node in trio.followers:
                 trio.servers[node].process.send_signal(signal.SIGCONT)
-            trio.start(LEADER)
-            trio.wait_until_in_sync(LEADER, *FOLLOWERS)
+            trio.start(trio.leading)
+            trio.wait_until_in_sync(*NODES)
         producer.wait_for_more(ENOUGH, "acknowledgement")
         producer.end()
     finally:
         producer.kill()
-    for node in (LEADER, *FOLLOWERS):
+    for node in (trio.leading, *trio.followers):
         check_acknowledged(records(trio.servers[node].address, "orders"), producer.lines)
