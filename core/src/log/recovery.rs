@@ -144,9 +144,13 @@ pub(super) fn open(
 
     // From where on checksums count.
     let mut verify_from = checkpoints.recovery_point.max(0);
+    let mut has_tail = false;
     if verify_from == i64::MAX {
         match log.load_tail().and_then(|()| check_last(&log, checkpoints.start)) {
-            Ok(()) => verify_from = log.end,
+            Ok(()) => {
+                verify_from = log.end;
+                has_tail = true;
+            }
             Err(LogError::Damaged { .. }) => {
                 recovery.was_not_clean = true;
                 verify_from = log.active().base;
@@ -182,8 +186,11 @@ pub(super) fn open(
         epochs_disagree: false,
         cut: None,
     };
-    walk.run(&mut log, walk_from, &mut recovery)?;
-    log.load_tail()?;
+    // Of a log that was closed well nothing is left to be looked at, as a rule.
+    if !has_tail || walk_from < log.end {
+        walk.run(&mut log, walk_from, &mut recovery)?;
+        log.load_tail()?;
+    }
     if log.end < walk_from {
         log.reload_producers()?;
     }
