@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -411,15 +413,20 @@ def one_by_one(followers: int, count: int, durable: bool) -> Took:
         return result
 
 
-def syncs(count: int) -> Took:
-    """A write of 100 B at the end of a file, and a sync of it."""
-    with scratch("followers") as data, open(data / "bytes", "wb", buffering=0) as file:
+def syncs(count: int, at_once: int) -> Took:
+    """A write of 100 B at the end of each of so many files, and syncs of all of them at the same time."""
+    with scratch("followers") as data, ThreadPoolExecutor(at_once) as pool, contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(data / str(number), "wb", buffering=0)) for number in range(at_once)]
+
+        def write(file: io.FileIO) -> None:
+            file.write(b"x" * 100)
+            os.fdatasync(file.fileno())
+
         os.sync()
         times = []
         for _ in range(count):
-            file.write(b"x" * 100)
             begin = time.perf_counter()
-            os.fdatasync(file.fileno())
+            list(pool.map(write, files))
             times.append(time.perf_counter() - begin)
         times.sort()
         return {"p50": times[count // 2] * 1e3, "p99": times[count * 99 // 100] * 1e3}
@@ -440,7 +447,8 @@ def followers_part(options: Options) -> Iterator[Part]:
         (one, "ottla serve, alone", partial(one_by_one, 0, times, True)),
         (one, "with a synchronous follower", partial(one_by_one, 1, times, True)),
         (one, "in memory: the round trip", partial(one_by_one, 0, times, False)),
-        (one, "a sync of the disk", partial(syncs, times)),
+        (one, "a sync of the disk", partial(syncs, times, 1)),
+        (one, "two syncs at the same time", partial(syncs, times, 2)),
     ]
     yield Part(
         f"acks=all with synchronous followers on the same machine and disk, one partition, {count:,} records",
