@@ -821,8 +821,10 @@ async fn settle(shared: &Shared, sink: &LogSink<'_>, followed: &mut BTreeMap<Top
         known.leader_epoch = end.map_or(-1, |end| end.leader_epoch);
         known.next = start(shared, sink, &partition, end.map(|end| end.end), bounds).await?;
         known.log_start = if end.is_some_and(|end| end.end == known.next) { 0 } else { -1 };
-        // What was cut took its limit along.
-        known.high_watermark = -1;
+        if known.high_watermark >= 0 {
+            // What was cut took its limit along, and the leader says this only once.
+            shared.logs.raise_high_watermark(&partition, known.high_watermark).await?;
+        }
         known.is_new = false;
         known.is_changed = true;
         let (local_end, source_end) = (known.next, bounds.end);

@@ -450,6 +450,13 @@ async fn lose_leader(world: &Arc<World>) {
         }
         if let Some(number) = promoted {
             *lock(&world.leader) = number;
+            // Each start that follows a kill raises the epoch, and so may those of the former leader have done without writing in
+            // it: clients take the larger for the newer. To be left out when a promotion raises it beyond all of these.
+            let starts = lock(&world.machines)[former].starts;
+            for _ in 0..starts {
+                world.halt(number);
+                bring_up(world, number).await;
+            }
             world.network.set_leader(number);
             lock(&world.history).leader_lost();
             let mut load = lock(&world.load);
