@@ -32,6 +32,11 @@ def all_in_sync(leader: Serve, topic: str, nodes: list[int]) -> Callable[[], boo
     return lambda: all(sorted(partition) == nodes for partition in in_sync(leader.address, topic))
 
 
+def follows(broker: Serve, leading: int) -> Callable[[], bool]:
+    """Whether all that a broker knows of take one for the leader."""
+    return lambda: all(node["leader"] == leading for node in survey(broker).values())
+
+
 def knows_that_it_is_in_sync(follower: Serve, partitions: int) -> None:
     follower.wait_for("has been told that it is in sync", lambda line: line.get("in_sync") == partitions)
 
@@ -155,7 +160,7 @@ def test_a_producer_and_a_group_go_on_at_the_new_leader(leader: Serve, serve: St
         "orders", bootstrap_servers=leader.address, group_id="readers", auto_offset_reset="earliest"
     )
     done = threading.Event()
-    futures = []
+    futures: list[Any] = []
 
     def send() -> None:
         while not done.is_set():
@@ -180,9 +185,8 @@ def test_a_producer_and_a_group_go_on_at_the_new_leader(leader: Serve, serve: St
             while len(read) < before + 200:
                 poll()
             other = leader if broker is follower else follower
-            wait_until(
-                "the other one follows", lambda b=broker, o=other: survey(o)[0]["leader"] == survey(b)[7]["leader"]
-            )
+            leading = 7 if broker is follower else 0
+            wait_until("the other one follows", follows(other, leading))
             wait_until("it is in sync", all_in_sync(broker, "orders", [0, 7]))
     finally:
         done.set()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from clients import DRIVERS, Running, check_acknowledged, records
-from program import Serve, in_sync, ok, wait_until
+from program import Serve, in_sync, ok, run, wait_until
 from segments import check_dump, check_same, dump
 from servers import OttlaServer, kafka, peers
 
@@ -44,11 +44,31 @@ class Trio:
         """The leader's address."""
         return f"127.0.0.1:{self._ports[self.leading]}"
 
-    def start(self, node: int) -> None:
+    @property
+    def addresses(self) -> str:
+        """Every broker's address."""
+        return ",".join(f"127.0.0.1:{port}" for port in self._ports)
+
+    def promote(self, node: int) -> None:
+        ok("promote", self.servers[node].address)
+        self.leading = node
+
+    def promote_who_has_most(self) -> bool:
+        """Without the leader: of the two that are left one has all that is acknowledged of a partition. If it is not one
+        for all partitions, neither is promoted, and each names the other."""
+        for node, other in (self.followers, self.followers[::-1]):
+            done = run("promote", self.servers[node].address)
+            if done.code == 0:
+                self.leading = node
+                return True
+            assert f"node {other} at " in done.err, done.err
+        return False
+
+    def start(self, node: int, *, is_told: bool = True) -> None:
         # Small segments, so that crashes hit rolls, too.
         settings = ["log.segment.bytes=60000", "replica.lag.time.max.ms=1500", "min.insync.replicas=2"]
         options = ["--node-id", str(node), *(part for setting in settings for part in ("--config", setting))]
-        if node != self.leading:
+        if node != self.leading and is_told:
             options += ["--follow", self.leader]
         self.servers[node] = self._serve(f"node-{node}", *options, port=self._ports[node])
 
@@ -127,6 +147,43 @@ def test_nothing_acknowledged_is_lost_while_leader_and_followers_are_killed(trio
         # Each start of a leader that was killed begins an epoch.
         assert len({batch.leader_epoch for batch in batches}) > 2 * SOAK
     check_dump(dump(trio.servers[trio.followers[0]].data / "orders-0"))
+
+
+def test_leadership_moves_under_load_and_nothing_acknowledged_is_lost(trio: Trio, tmp_path: Path) -> None:
+    ok("topics", trio.leader, "create", "orders", "--partitions", str(PARTITIONS))
+    trio.wait_until_in_sync(*NODES)
+    arguments = [trio.addresses, "orders", str(PARTITIONS), "8"]
+    producer = Running(tmp_path / "producer", peers.python(), DRIVERS / "firehose.py", *arguments)
+    try:
+        for _ in range(SOAK):
+            # From hand to hand, while records flow.
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            trio.promote(trio.followers[0])
+            producer.wait_for_more(ENOUGH, "acknowledgement")
+            trio.wait_until_in_sync(*NODES)
+            # The leader dies, and one of the others takes its place.
+            former = trio.leading
+            trio.kill(former)
+            for node in trio.followers:
+                trio.servers[node].wait_for("is alone", lambda line: line.get("error") is not None)
+            if trio.promote_who_has_most():
+                producer.wait_for_more(ENOUGH, "acknowledgement")
+            # It comes back as if nothing had been: it learns, gives up what it had alone, and follows.
+            trio.start(former, is_told=False)
+            trio.wait_until_in_sync(*NODES)
+        producer.wait_for_more(ENOUGH, "acknowledgement")
+        producer.end()
+    finally:
+        producer.kill()
+
+    check_acknowledged(records(trio.leader, "orders"), producer.lines)
+    for node in (trio.leading, *trio.followers):
+        assert trio.servers[node].end() == 0
+    for partition in range(PARTITIONS):
+        name = f"orders-{partition}"
+        for node in trio.followers:
+            batches = check_same(trio.servers[trio.leading].data / name, trio.servers[node].data / name)
+        assert max(batch.leader_epoch for batch in batches) >= SOAK * 10_000
 
 
 def test_without_enough_in_sync_nothing_is_acknowledged_and_nothing_that_was_is_lost(

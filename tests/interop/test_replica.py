@@ -11,8 +11,9 @@ from typing import Any
 
 import ottla
 import pytest
+from segments import check_dump, dump
 from servers import KafkaServer, peers
-from test_log_directory import CONFIG, ask, check_dump, dump
+from test_log_directory import CONFIG, ask
 
 LONG = 60.0
 

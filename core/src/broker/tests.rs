@@ -1287,7 +1287,7 @@ fn told(epoch: i32, node_id: i32, cluster_id: &str) -> BeginQuorumEpochRequest {
 }
 
 fn tell(shell: &mut Shell, epoch: i32) -> (ErrorCode, i32, i32) {
-    let request = told(epoch, 7, &shell.broker.cluster_id().to_owned());
+    let request = told(epoch, 7, shell.broker.cluster_id());
     let answer = shell.call::<BeginQuorumEpochResponse>(request, 1);
     let partition = &answer.topics[0].partitions[0];
     (partition.error_code, partition.leader_id, partition.leader_epoch)
@@ -1302,7 +1302,7 @@ fn a_leader_that_learns_of_a_later_one_takes_no_more_and_tells_who_waits() {
     // It waits for its sync when the news comes.
     let waiting = shell.send(produce("t", 0, batch(&["b"]), -1), 9);
     assert!(shell.answer(waiting).is_none());
-    let asked = shell.send(told(TERM, 7, &shell.broker.cluster_id().to_owned()), 1);
+    let asked = shell.send(told(TERM, 7, shell.broker.cluster_id()), 1);
     let Some(Response::Produce(refused)) = shell.answer(waiting) else { panic!("not answered") };
     assert_eq!(refused.responses[0].partition_responses[0].error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
     shell.run_tasks();
@@ -1323,7 +1323,7 @@ fn a_leader_that_learns_of_a_later_one_takes_no_more_and_tells_who_waits() {
 fn an_older_leader_is_told_who_leads() {
     let mut shell = Shell::open(&MemoryDevice::durable());
     assert_eq!(tell(&mut shell, 2 * TERM), (ErrorCode::NONE, 7, 2 * TERM));
-    let mut stale = told(TERM, 8, &shell.broker.cluster_id().to_owned());
+    let mut stale = told(TERM, 8, shell.broker.cluster_id());
     let answer = shell.call::<BeginQuorumEpochResponse>(stale.clone(), 1);
     assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::FENCED_LEADER_EPOCH);
     assert_eq!((answer.node_endpoints[0].node_id, &*answer.node_endpoints[0].host), (7, THERE));

@@ -275,11 +275,23 @@ pub(super) fn watch<'a>(look: impl Fn() -> Following + Send + 'a, output: Output
         }
         let (begun, mut told_at) = (Instant::now(), None::<Instant>);
         let mut told = Following::default();
+        let first = look();
+        if first.leads {
+            // That is no news.
+            told = first;
+        }
         loop {
             tokio::time::sleep(LOOK).await;
             let now = look();
-            bar.set_message(now.text());
-            bar.tick();
+            if now.leads {
+                bar.finish_and_clear();
+            } else {
+                if bar.is_finished() {
+                    bar.reset();
+                }
+                bar.set_message(now.text());
+                bar.tick();
+            }
             let is_news = now != told
                 && (now.leads != told.leads
                     || now.error != told.error

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use futures::future::FutureExt;
 
 use super::connection::ConnectionArgs;
 use super::copies::TopicsArg;
@@ -154,14 +153,9 @@ impl Serve {
         }
         let began = Instant::now();
         let ended = runtime.block_on(async {
-            // A leader has nothing to tell until another broker leads, and that is logged.
-            let told = match &follows {
-                Some(_) => watch(|| Following::of_member(node.member()), output),
-                None => std::future::pending().boxed(),
-            };
             let ended = tokio::select! {
                 ended = driver => ended,
-                never = told => never,
+                never = watch(|| Following::of_member(node.member()), output) => never,
                 asked = wait_for_signal() => asked,
             };
             ended?;
