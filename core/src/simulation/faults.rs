@@ -450,13 +450,6 @@ async fn lose_leader(world: &Arc<World>) {
         }
         if let Some(number) = promoted {
             *lock(&world.leader) = number;
-            // Each start that follows a kill raises the epoch, and so may those of the former leader have done without writing in
-            // it: clients take the larger for the newer. To be left out when a promotion raises it beyond all of these.
-            let starts = lock(&world.machines)[former].starts;
-            for _ in 0..starts {
-                world.halt(number);
-                bring_up(world, number).await;
-            }
             world.network.set_leader(number);
             lock(&world.history).leader_lost();
             let mut load = lock(&world.load);
@@ -473,9 +466,10 @@ async fn lose_leader(world: &Arc<World>) {
     };
     world.say(format_args!("machine {promoted} leads"));
     executor.sleep(executor.draw_ms(1..4_000)).await;
-    // Its disk is lost with it: what it wrote last may be in the epoch that the other was promoted to, and nothing would tell
-    // their records apart.
-    stop(world, former, Restart::Wiped).await;
+    // It comes back with what it had, in an epoch below the other's, or with a new disk.
+    if executor.hits(30) {
+        stop(world, former, Restart::Wiped).await;
+    }
     bring_up(world, former).await;
     world.release(former);
     executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10 + former, Some(former)));
