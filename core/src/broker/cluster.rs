@@ -7,6 +7,7 @@ use super::stored::METADATA_TOPIC;
 use super::topics::check_topic_name;
 use super::{Broker, Context, RequestId};
 use crate::Timestamp;
+use crate::protocol::Endpoint;
 use crate::protocol::messages::describe_cluster::{
     DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse,
 };
@@ -26,7 +27,6 @@ use crate::protocol::messages::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use crate::protocol::{ErrorCode, Response};
-use crate::transport::Endpoint;
 
 /// Operations that a client without restrictions may do, as Kafka's bit sets.
 const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;

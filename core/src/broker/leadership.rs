@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::stored::{Change, METADATA_TOPIC, StoredTopic};
 use super::topics::code_of;
 use super::{Broker, Context, OFFSETS_TOPIC, RequestId};
+use crate::protocol::Endpoint;
 use crate::protocol::messages::alter_configs::{AlterConfigsResourceResponse, AlterConfigsResponse};
 use crate::protocol::messages::begin_quorum_epoch::{self, BeginQuorumEpochRequest, BeginQuorumEpochResponse};
 use crate::protocol::messages::broker_registration::{BrokerRegistrationRequest, BrokerRegistrationResponse};
@@ -31,7 +32,6 @@ use crate::protocol::messages::incremental_alter_configs::{
 };
 use crate::protocol::messages::vote::{self, VoteRequest, VoteResponse};
 use crate::protocol::{ErrorCode, Request, Response};
-use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// How many leader epochs a term has. The first epoch of a term is the promotion's, the others are for starts of that

@@ -7,6 +7,7 @@
 mod api;
 pub mod codec;
 pub mod connection;
+mod endpoint;
 mod error_code;
 pub mod messages;
 pub mod sasl;
@@ -14,6 +15,7 @@ pub mod sasl;
 pub use api::{ApiKey, RequestMessage, ResponseMessage, supported};
 pub use codec::{Decoder, Encoder, Message, ProtocolError};
 pub use connection::{ClientConnection, ServerConnection, Versions};
+pub use endpoint::Endpoint;
 pub use error_code::ErrorCode;
 pub use messages::{Request, Response};
 
