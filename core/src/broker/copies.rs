@@ -232,6 +232,7 @@ impl Broker {
     pub fn append_copy(&mut self, topic: &str, partition: i32, batches: &[Batch], now: Timestamp) -> Result<()> {
         let id = self.copy(topic, partition)?;
         self.partition_mut(id).append_copy(batches, now)?;
+        self.trace_copied(id, batches);
         if batches.iter().any(|batch| batch.producer_id() >= self.producer_ids.start) {
             self.pass_producer_ids(id);
         }

@@ -324,10 +324,11 @@ impl Broker {
     fn note_follower(&mut self, fetch: &Fetch, now: Timestamp) {
         for ((topic, index), wanted) in fetch.wanted.iter() {
             let Some(id) = self.find(topic, *index) else { continue };
-            let partition = self.partition_mut(id);
-            if !follows_our_history(partition, wanted) {
+            if !follows_our_history(self.partition(id), wanted) {
                 continue;
             }
+            self.trace_fetched(fetch.replica_id, id, wanted.offset);
+            let partition = self.partition_mut(id);
             if partition.handle_follower_fetch(fetch.replica_id, wanted.offset, now) {
                 log::info!(
                     "a follower joined the in-sync replicas partition={topic}-{index} node={}",
@@ -486,6 +487,7 @@ impl Broker {
     }
 
     fn finish_fetch(&mut self, id: RequestId, fetch: Fetch, mut reply: Reply) {
+        self.trace_reply(&fetch, &reply);
         // The session's own then, which is changed in place.
         let Fetch { session, wanted, .. } = fetch;
         drop(wanted);
@@ -510,6 +512,22 @@ impl Broker {
             }
         }
         self.responses.push_back((id, reply));
+    }
+
+    /// Notes which records a Fetch is answered with.
+    fn trace_reply(&mut self, fetch: &Fetch, reply: &Reply) {
+        let Response::Fetch(response) = &reply.response else { return };
+        if self.trace.is_none() {
+            return;
+        }
+        let node = Some(fetch.replica_id).filter(|node| *node >= 0);
+        for (topic, partition, slice) in &reply.slices {
+            let topic = &response.responses[*topic];
+            let index = topic.partitions[*partition].partition_index;
+            if let Some(at) = self.find(&topic.topic, index) {
+                self.trace_sent(node, at, slice);
+            }
+        }
     }
 
     pub(super) fn list_offsets(&mut self, id: RequestId, request: ListOffsetsRequest, version: i16) {

@@ -21,11 +21,13 @@ mod produce;
 mod served;
 mod stored;
 mod topics;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -43,6 +45,8 @@ pub use served::{Incoming, SERVED, serves};
 use stored::{Change, Stored};
 pub use stored::{METADATA_TOPIC, ReplicaOf, StoredHole};
 use topics::Topic;
+use trace::Trace;
+pub use trace::{Step, Traced};
 
 use crate::log::{Checkpoints, Compacted, Compaction, Log, Recovery, Removal, Swap, SyncPoint};
 use crate::protocol::connection::advertised;
@@ -207,6 +211,9 @@ pub struct Broker {
     /// What the group coordinator is to be told of its records.
     persisted: Vec<(PersistId, std::result::Result<(), ErrorCode>)>,
     recovered: Vec<(String, Recovery)>,
+    trace: Option<Box<Trace>>,
+    /// When what is being handled came in, by the shell's monotonic clock.
+    arrived: Duration,
     closed: bool,
     /// Ends the compaction that is under way.
     stop: Arc<AtomicBool>,
@@ -307,6 +314,8 @@ impl Broker {
             moved: BTreeSet::new(),
             persisted: Vec::new(),
             recovered: Vec::new(),
+            trace: None,
+            arrived: Duration::ZERO,
             closed: false,
             stop: Arc::default(),
             device,
@@ -805,7 +814,7 @@ impl Broker {
         match deferred.then {
             Then::Produce(mut pending) => {
                 pending.expire(&deferred.waits, code, message);
-                self.respond(pending.id, Response::Produce(pending.response));
+                self.answer_produce(pending.id, pending.response);
             }
             Then::Persisted(id) => self.persisted.push((id, Err(ErrorCode::KAFKA_STORAGE_ERROR))),
             Then::Respond(id, response) => {
@@ -864,6 +873,7 @@ impl Broker {
                 if let Some(point) = partition.poll_sync() {
                     self.tasks.push_back(Task(TaskKind::Sync { partition: id, point }));
                 }
+                self.trace_synced(id);
                 while let Some(waiting) = self.partitions[id.0].as_mut().and_then(Partition::poll_synced) {
                     self.respond_synced(waiting, ErrorCode::NONE);
                 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::partition::PartitionId;
 use super::stored::Change;
 use super::topics::code_of;
-use super::{Broker, PRODUCER_ID_BLOCK, RequestId, Then};
+use super::{Broker, PRODUCER_ID_BLOCK, RequestId, Then, trace};
 use crate::log::Checked as Verdict;
 use crate::protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 use crate::protocol::messages::produce::{
@@ -127,6 +127,11 @@ impl Broker {
                 place.refuse(&mut response, ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, message);
             }
         }
+        self.answer_produce(id, response);
+    }
+
+    pub(super) fn answer_produce(&mut self, id: RequestId, response: ProduceResponse) {
+        self.trace_answered(id, &response);
         self.respond(id, Response::Produce(response));
     }
 
@@ -146,12 +151,19 @@ impl Broker {
         for (topic, checked) in request.topic_data.into_iter().zip(checked) {
             let mut answers = Vec::with_capacity(checked.len());
             for (data, checked) in topic.partition_data.iter().zip(checked) {
+                let bytes = checked.as_ref().map_or(0, |checked| checked.batch.size());
                 let outcome = match &refused {
                     Some(refusal) => Err(refusal.clone()),
                     None => {
                         checked.and_then(|checked| self.append_produced(&topic.name, data.index, checked, all, now))
                     }
                 };
+                if self.trace.is_some() {
+                    let written = outcome.as_ref().ok();
+                    let written = written.map(|it| (it.partition, it.base_offset, it.end, it.is_new));
+                    let (topic, partition, acks) = (&*topic.name, data.index, request.acks);
+                    self.trace_produced(id, &trace::Produced { topic, partition, bytes, acks, written });
+                }
                 answers.push(match outcome {
                     Ok(written) => {
                         if all {
@@ -263,6 +275,7 @@ impl Broker {
                     log_append_time: stamps.then_some(timestamp),
                     log_start_offset: partition.log.start(),
                     min_insync,
+                    is_new: false,
                 });
             }
             Err(error) => return Err((ErrorCode(error.kafka_code()), error.to_string())),
@@ -276,6 +289,7 @@ impl Broker {
                     log_append_time: appended.log_append_time,
                     log_start_offset: partition.log.start(),
                     min_insync,
+                    is_new: true,
                 };
                 self.moved.insert(id);
                 Ok(written)
@@ -360,4 +374,6 @@ struct Written {
     log_append_time: Option<Timestamp>,
     log_start_offset: i64,
     min_insync: usize,
+    /// Whether it was appended now.
+    is_new: bool,
 }

@@ -366,7 +366,8 @@ impl Log {
                 break;
             }
             let limit = if at_least_one { max_bytes.max(first.size as usize) } else { max_bytes };
-            let len = usize::try_from(end - first.position).unwrap_or(usize::MAX).min(limit);
+            let all = usize::try_from(end - first.position).unwrap_or(usize::MAX);
+            let len = all.min(limit);
             if len == 0 {
                 break;
             }
@@ -377,6 +378,7 @@ impl Log {
                 len,
                 first_offset: first.base_offset,
                 upto: upto.min(next_base),
+                is_cut: len < all,
             });
         }
         Ok(Slice::empty())
@@ -1118,6 +1120,7 @@ pub struct Slice {
     len: usize,
     first_offset: i64,
     upto: i64,
+    is_cut: bool,
 }
 
 impl Slice {
@@ -1139,6 +1142,16 @@ impl Slice {
     /// The base offset of the first batch, which may lie below the offset that was asked for.
     pub fn first_offset(&self) -> i64 {
         self.first_offset
+    }
+
+    /// No batch at or above this offset is read; every one below it is, if this is not [cut](Self::is_cut).
+    pub fn upto(&self) -> i64 {
+        self.upto
+    }
+
+    /// Whether a limit of bytes has ended it.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Reads it: whole batches whose lengths and offsets follow each other, and perhaps a part of one. Checksums are for

@@ -17,7 +17,9 @@ use futures::future::{self, BoxFuture, Either};
 use futures::task::AtomicWaker;
 
 use super::{Endpoint, Transport};
-use crate::broker::{Broker, BrokerConfig, Context, Incoming, LeadershipEvent, Reply, RequestId, Task, serves};
+use crate::broker::{
+    Broker, BrokerConfig, Context, Incoming, LeadershipEvent, Reply, RequestId, Step, Task, Traced, serves,
+};
 use crate::clock::Clock;
 use crate::protocol::messages::ProduceResponse;
 use crate::protocol::{Request, Response, Versions};
@@ -67,8 +69,36 @@ struct State {
     next_id: u64,
     /// Who follows up on changes of leadership.
     leadership: Option<mpsc::UnboundedSender<LeadershipEvent>>,
+    trace: Option<Tracer>,
     /// When the driver wakes by itself.
     next_timeout: Option<i64>,
+}
+
+/// Who is told of the steps that records take.
+struct Tracer {
+    steps: mpsc::Sender<(Duration, Traced)>,
+    clock: Arc<dyn Clock>,
+    /// How many steps could not be told since the last one that could.
+    lost: u64,
+}
+
+/// How many steps wait for who reads them.
+const MAX_STEPS: usize = 65_536;
+
+impl Tracer {
+    fn tell(&mut self, step: Traced) {
+        let since = match step.step {
+            Step::Received { .. } | Step::Copied => Duration::ZERO,
+            _ => self.clock.monotonic().saturating_sub(step.received),
+        };
+        match self.steps.try_send((since, step)) {
+            Ok(()) if self.lost > 0 => {
+                log::warn!("the trace lacks {} steps, it is not read fast enough", std::mem::take(&mut self.lost));
+            }
+            Ok(()) => {}
+            Err(_) => self.lost += 1,
+        }
+    }
 }
 
 impl fmt::Debug for Embedded {
@@ -97,6 +127,7 @@ impl Embedded {
             running: 0,
             next_id: 0,
             leadership: None,
+            trace: None,
             next_timeout: None,
         };
         let embedded = Self {
@@ -158,6 +189,7 @@ impl Embedded {
             let message = format!("the embedded broker does not serve this api={}", request.api_key());
             return Call(Either::Left(Some(Err(Error::new(ErrorKind::Unsupported, message)))));
         }
+        let arrived = self.shared.clock.monotonic();
         let incoming = Incoming::check(request, self.shared.max_decompressed_bytes);
         let now = self.shared.clock.now();
         let mut state = self.lock();
@@ -166,6 +198,7 @@ impl Embedded {
         let Some(broker) = &mut state.broker else {
             return Call(Either::Left(Some(Err(closed()))));
         };
+        broker.arrive(arrived);
         broker.handle_request(id, context, incoming, now);
         let mut own = None;
         let tasks = state.drain(Some((id, &mut own)), now);
@@ -188,9 +221,11 @@ impl Embedded {
     /// # Errors
     /// `Closed` if the broker is.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Broker, i64) -> T) -> Result<T> {
-        let now = self.shared.clock.now();
+        let (now, arrived) = (self.shared.clock.now(), self.shared.clock.monotonic());
         let mut state = self.lock();
-        let result = act(state.broker.as_mut().ok_or_else(closed)?, now);
+        let broker = state.broker.as_mut().ok_or_else(closed)?;
+        broker.arrive(arrived);
+        let result = act(broker, now);
         let tasks = state.drain(None, now);
         let alarm = state.comes_sooner();
         drop(state);
@@ -222,6 +257,18 @@ impl Embedded {
         let (sender, receiver) = mpsc::unbounded();
         self.lock().leadership = Some(sender);
         receiver
+    }
+
+    /// The steps that records take from now on, each with the time since they came in. Who asked before gets no more; they end
+    /// when the broker is closed. What is not read in time is left out, which is logged.
+    ///
+    /// # Errors
+    /// `Closed` if the broker is.
+    pub fn trace(&self) -> Result<mpsc::Receiver<(Duration, Traced)>> {
+        self.with(|broker, _| broker.trace())?;
+        let (steps, receiver) = mpsc::channel(MAX_STEPS);
+        self.lock().trace = Some(Tracer { steps, clock: Arc::clone(&self.shared.clock), lost: 0 });
+        Ok(receiver)
     }
 
     /// Tells clients from now on to connect to `host` and `port`.
@@ -271,6 +318,7 @@ impl Embedded {
             state.broker = None;
             state.waiting.clear();
             state.leadership = None;
+            state.trace = None;
         }
         while state.running > 0 {
             state = self.shared.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -342,6 +390,11 @@ impl State {
                     broker.finish_election(id, Err(error), now);
                 }
                 _ => {}
+            }
+        }
+        while let Some(step) = broker.poll_step() {
+            if let Some(trace) = &mut self.trace {
+                trace.tell(step);
             }
         }
         while let Some((id, reply)) = broker.poll_response() {

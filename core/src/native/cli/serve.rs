@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use futures::future::{self, FutureExt};
+use futures::stream::StreamExt;
+use serde_json::json;
 
 use super::connection::ConnectionArgs;
 use super::copies::TopicsArg;
 use super::replicate::{Following, watch};
 use super::{Output, wait_for_signal};
-use crate::broker::{BrokerConfig, Durability};
+use crate::broker::{BrokerConfig, Durability, Step, Traced};
 use crate::native::pipe::Place;
 use crate::native::{LocalBroker, Location, Node, NodeOptions, Runtime};
 use crate::replication::Role;
@@ -51,6 +54,10 @@ pub(super) struct Serve {
     /// An option of the broker or a default of its topics under Kafka's name, such as retention.ms=60000; may be repeated
     #[arg(long = "config", value_name = "NAME=VALUE")]
     configs: Vec<String>,
+
+    /// Print what happens to records, step by step: received, written, synced, sent to a follower, synced there, acknowledged
+    #[arg(long)]
+    trace: bool,
 
     /// Follow the leader at this address: hold copies of its topics, and serve reads of them
     #[arg(long, value_name = "HOST:PORT", help_heading = "Following a leader")]
@@ -108,6 +115,15 @@ impl Serve {
         for line in broker.embedded().recovered()? {
             output.say(format!("recovered {line}"));
         }
+        let traced = if self.trace {
+            let steps = broker.embedded().trace()?;
+            Some(runtime.spawn(steps.for_each(move |(since, step)| {
+                tell(since, &step, output);
+                future::ready(())
+            })))
+        } else {
+            None
+        };
         let options = NodeOptions {
             listen: Some(self.listen.clone()),
             advertise: self.advertise.as_deref().map(parse_advertised).transpose()?,
@@ -172,6 +188,10 @@ impl Serve {
         });
         drop(node);
         broker.close()?;
+        if let Some(traced) = traced {
+            // Whether its last lines could be printed or not.
+            let _ = runtime.block_on(traced);
+        }
         output.say("closed");
         ended
     }
@@ -202,6 +222,52 @@ impl Serve {
     fn is_synchronous(&self) -> bool {
         !self.asynchronous && self.mirroring == Mirroring::Sync
     }
+}
+
+/// Prints a step that records have taken, and how long after they came in.
+fn tell(since: Duration, traced: &Traced, output: Output) {
+    let Traced { topic, partition, offsets, bytes, step, .. } = traced;
+    if output.json {
+        let (name, node, code) = match *step {
+            Step::Received { .. } => ("received", None, None),
+            Step::Copied => ("copied", None, None),
+            Step::Written => ("written", None, None),
+            Step::Synced => ("synced", None, None),
+            Step::Sent(node) => ("sent", node, None),
+            Step::SyncedAt(node) => ("synced_there", Some(node), None),
+            Step::Acknowledged => ("acknowledged", None, None),
+            Step::Refused(code) => ("refused", None, Some(code.0)),
+        };
+        let mut line = json!({
+            "step": name, "us": since.as_micros(), "topic": &**topic, "partition": partition,
+            "first_offset": offsets.map(|(first, _)| first), "last_offset": offsets.map(|(_, last)| last),
+            "bytes": bytes, "node": node, "code": code,
+        });
+        if let Step::Received { acks } = step {
+            line["acks"] = json!(acks);
+        }
+        // Who does not read the lines does not end the broker.
+        let _ = output.result(|| line, String::new);
+        return;
+    }
+    let what = match step {
+        Step::Received { acks: -1 } => format!("received: {bytes} bytes, acks=all"),
+        Step::Received { acks } => format!("received: {bytes} bytes, acks={acks}"),
+        Step::Copied => format!("received from the leader: {bytes} bytes"),
+        Step::Written => "written".to_owned(),
+        Step::Synced => "synced".to_owned(),
+        Step::Sent(Some(node)) => format!("sent to follower {node}"),
+        Step::Sent(None) => "sent to a reader".to_owned(),
+        Step::SyncedAt(node) => format!("synced at follower {node}"),
+        Step::Acknowledged => "acknowledged".to_owned(),
+        Step::Refused(code) => format!("refused: {}", code.message()),
+    };
+    let place = match offsets {
+        Some((first, last)) if first < last => format!("{topic}-{partition} {first}…{last}"),
+        Some((first, _)) => format!("{topic}-{partition} {first}"),
+        None => format!("{topic}-{partition}"),
+    };
+    output.say(format!("{:>9} µs  {place}  {what}", since.as_micros()));
 }
 
 /// The address of a cluster, and nothing else.
