@@ -112,10 +112,14 @@ impl Broker {
                     ("broker.id", config.node_id.to_string(), Kind::Int),
                     ("default.replication.factor", "1".to_owned(), Kind::Int),
                 ];
+                // Figures for those alone who ask for them by name, so that they are not taken for options.
+                let measured = self.ack_latency().entries().map(|(name, value)| (name, value.to_string(), Kind::Long));
+                let measured = measured.into_iter().filter(|_| resource.configuration_keys.is_some());
                 let set = BROKER_OPTIONS.iter().map(|option| (option.name, (option.value)(config), option.kind));
                 Ok(fixed
                     .into_iter()
                     .chain(set)
+                    .chain(measured)
                     .filter(|(name, ..)| asked(name))
                     .map(|(name, value, kind)| DescribeConfigsResourceResult {
                         name: name.to_owned(),

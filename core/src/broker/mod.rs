@@ -15,6 +15,7 @@ mod copies;
 mod directory;
 mod fetch;
 mod groups;
+mod latency;
 mod leadership;
 mod partition;
 mod produce;
@@ -37,6 +38,8 @@ pub use copies::{Copy, CopyEnd};
 use directory::CheckpointWriter;
 pub use fetch::Reply;
 use groups::{ClientInfo, Effect, Groups, PersistId};
+use latency::Latencies;
+pub use latency::{AckLatency, Times};
 use leadership::Leadership;
 pub use leadership::{KnownReplicas, Leader, LeadershipEvent, PARTIAL_LISTENER, Peer, STAND_BACK_MS, TERM};
 use partition::{Partition, PartitionId};
@@ -212,6 +215,7 @@ pub struct Broker {
     persisted: Vec<(PersistId, std::result::Result<(), ErrorCode>)>,
     recovered: Vec<(String, Recovery)>,
     trace: Option<Box<Trace>>,
+    latencies: Latencies,
     /// When what is being handled came in, by the shell's monotonic clock.
     arrived: Duration,
     closed: bool,
@@ -315,6 +319,7 @@ impl Broker {
             persisted: Vec::new(),
             recovered: Vec::new(),
             trace: None,
+            latencies: Latencies::default(),
             arrived: Duration::ZERO,
             closed: false,
             stop: Arc::default(),
@@ -873,6 +878,7 @@ impl Broker {
                 if let Some(point) = partition.poll_sync() {
                     self.tasks.push_back(Task(TaskKind::Sync { partition: id, point }));
                 }
+                self.note_own_sync(id);
                 self.trace_synced(id);
                 while let Some(waiting) = self.partitions[id.0].as_mut().and_then(Partition::poll_synced) {
                     self.respond_synced(waiting, ErrorCode::NONE);
@@ -890,6 +896,21 @@ impl Broker {
                 self.groups.handle_persisted(id, result, now);
             }
         }
+    }
+
+    /// Notes for whom this broker's own device is not waited for any more.
+    fn note_own_sync(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions[id.0].as_mut() else { return };
+        for row in partition.poll_own_reached() {
+            if let Some(Deferred { then: Then::Produce(pending), .. }) = self.deferred.get_mut(&row) {
+                pending.own_synced = self.arrived;
+            }
+        }
+    }
+
+    /// How long producers have waited for `acks=all`.
+    pub fn ack_latency(&self) -> AckLatency {
+        self.latencies.read()
     }
 
     /// A partition's high watermark has reached what `row` waited for there.

@@ -51,6 +51,8 @@ pub(crate) struct Partition {
     sync_waits: BTreeSet<(i64, RequestId)>,
     /// Waiting for the high watermark to reach an offset: (offset, row in the broker's table of deferred answers).
     waits: BTreeSet<(i64, u64)>,
+    /// How far this broker itself was when [`Self::poll_own_reached`] was asked last.
+    own_told: i64,
     /// Fetches that wait for anything new here.
     fetches: BTreeSet<u64>,
 }
@@ -84,6 +86,7 @@ impl Partition {
             limit: None,
             sync_waits: BTreeSet::new(),
             waits: BTreeSet::new(),
+            own_told: synced_end,
             fetches: BTreeSet::new(),
         }
     }
@@ -320,6 +323,14 @@ impl Partition {
         }
         self.waits.pop_first();
         Some(row)
+    }
+
+    /// The rows whose offset this broker itself has reached since it was asked last: they wait for followers, if at all.
+    pub(crate) fn poll_own_reached(&mut self) -> Vec<u64> {
+        let own_end = self.own_end();
+        let before = std::mem::replace(&mut self.own_told, own_end);
+        let reached = (before.saturating_add(1), 0)..=(own_end, u64::MAX);
+        if reached.is_empty() { Vec::new() } else { self.waits.range(reached).map(|(_, row)| *row).collect() }
     }
 
     /// Takes every row that waits, reached or not: the partition goes away or failed.

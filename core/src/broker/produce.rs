@@ -1,6 +1,7 @@
 //! Produce and InitProducerId.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::partition::PartitionId;
 use super::stored::Change;
@@ -71,6 +72,10 @@ fn check(data: &mut PartitionProduceData, limits: &Limits) -> std::result::Resul
 pub(super) struct Pending {
     pub(super) id: RequestId,
     pub(super) response: ProduceResponse,
+    /// When the request came in.
+    received: Duration,
+    /// When all of it was on this broker's own device; as it came in, if it was there at once.
+    pub(super) own_synced: Duration,
     /// Which answer belongs to which wait.
     places: Vec<Place>,
 }
@@ -114,7 +119,8 @@ impl Place {
 impl Broker {
     /// Everything that a Produce answer waited for has come, perhaps because a replica left that it waited for.
     pub(super) fn complete_produce(&mut self, pending: Pending) {
-        let Pending { id, mut response, places } = pending;
+        let Pending { id, mut response, received, own_synced, places } = pending;
+        let mut is_refused = false;
         for place in &places {
             let Some(partition) = self.partitions[place.partition.0].as_ref() else { continue };
             let in_sync = 1 + partition.in_sync_followers().len();
@@ -125,7 +131,11 @@ impl Broker {
                     partition.topic, partition.index, place.min_insync
                 );
                 place.refuse(&mut response, ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, message);
+                is_refused = true;
             }
+        }
+        if !places.is_empty() && !is_refused {
+            self.latencies.record(received, own_synced, self.arrived);
         }
         self.answer_produce(id, response);
     }
@@ -199,7 +209,8 @@ impl Broker {
             });
         }
         let deadline = now.saturating_add(i64::from(request.timeout_ms.max(0)));
-        self.defer(Then::Produce(Pending { id, response, places }), waits, Some(deadline));
+        let (received, own_synced) = (self.arrived, self.arrived);
+        self.defer(Then::Produce(Pending { id, response, received, own_synced, places }), waits, Some(deadline));
     }
 
     fn append_produced(

@@ -9,6 +9,7 @@
 //! them decodes a record.
 
 mod cluster;
+mod costs;
 mod embedded;
 mod follower;
 mod logs;
@@ -37,6 +38,7 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 
 pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
+pub use costs::{Costs, costs};
 pub use embedded::CopyState;
 pub use follower::{Follower, FollowerOptions, PartitionStatus, Recreated, ReplicateOptions, replicate};
 pub use logs::{LocalLogs, LogEnd, LogSink, Parting};

@@ -248,7 +248,7 @@ async fn standing_of(client: &Client, endpoint: &Endpoint) -> Result<(i32, i32)>
     let asked = client.within(PATIENCE, client.call_endpoint(endpoint, VoteRequest::default())).await;
     let response = asked.map_err(|error| match error.kind() {
         ErrorKind::Unsupported => {
-            Error::new(ErrorKind::Unsupported, format!("only an Ottla broker can be promoted broker={endpoint}"))
+            Error::new(ErrorKind::Unsupported, format!("the broker is no Ottla, and only Ottla's brokers tell whom they follow and are promoted broker={endpoint}"))
         }
         _ => error,
     })?;

@@ -13,6 +13,7 @@ mod promote;
 mod records;
 mod replicate;
 mod serve;
+mod status;
 mod table;
 mod topics;
 
@@ -67,6 +68,8 @@ enum Command {
     Groups(groups::Groups),
     /// Copy topics into a local log, at the same offsets: all at first, what is new after
     Replicate(replicate::Replicate),
+    /// Show the brokers of a cluster: who leads, who has what, and what mirroring costs
+    Status(status::Status),
     /// Make a follower the leader
     Promote(promote::Promote),
     /// Back topics up into a repository: all at first, what is new after
@@ -154,6 +157,7 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program
         Command::Consume(command) => command.run(output),
         Command::Groups(command) => command.run(output),
         Command::Replicate(command) => command.run(output),
+        Command::Status(command) => command.run(output),
         Command::Promote(command) => command.run(output),
         Command::Backup(command) => command.run(output),
         Command::Restore(command) => command.run(output),

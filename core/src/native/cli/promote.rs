@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::connection::{Connection, ConnectionArgs};
 use super::{Output, table};
-use crate::replication::{Survey, promote, survey};
+use crate::replication::{NodeState, Survey, promote, survey};
 use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result};
 
@@ -30,15 +30,8 @@ pub(super) struct Promote {
 
 impl Promote {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let address = self.follower.trim_start_matches("kafka://").trim_end_matches('/');
-        if address.contains(',') {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("one broker is promoted, give one address given={address}"),
-            ));
-        }
-        let endpoint = Endpoint::parse(address)?;
-        let source = Connection::open(&format!("kafka://{address}"), &self.connection)?;
+        let endpoint = one_broker(&self.follower)?;
+        let source = Connection::open(&format!("kafka://{endpoint}"), &self.connection)?;
         let client = source.plain_client()?;
         let seen = source.block_on(survey(&client, &endpoint))?;
         let loss = seen.loss();
@@ -68,46 +61,59 @@ impl Promote {
     }
 }
 
+/// The address of the one broker that is asked: `[kafka://]HOST:PORT`.
+pub(super) fn one_broker(given: &str) -> Result<Endpoint> {
+    let address = given.trim_start_matches("kafka://").trim_end_matches('/');
+    if address.contains(',') {
+        return Err(Error::new(ErrorKind::Invalid, format!("one broker is asked, give one address given={address}")));
+    }
+    Endpoint::parse(address)
+}
+
 /// Which broker has what.
 fn show(seen: &Survey, loss: Option<&str>, output: Output) -> Result<()> {
-    let partitions = seen.partitions.len();
     if output.json {
         for node in &seen.nodes {
-            let (behind, in_sync) = seen.standing(node);
-            let ends = node.ends.iter().map(|(partition, (epoch, end))| {
-                json!({"topic": &*partition.topic, "partition": partition.partition, "end": end, "leader_epoch": epoch})
-            });
-            let line = json!({
-                "node": node.node_id, "address": node.endpoint.to_string(), "asked": node.node_id == seen.node_id,
-                "leader": node.leader, "leader_epoch": node.leader_epoch, "behind": behind, "in_sync": in_sync,
-                "partitions": partitions, "ends": ends.collect::<Vec<_>>(), "error": node.error,
-            });
-            output.result(|| line, String::new)?;
+            output.result(|| node_json(seen, node), String::new)?;
         }
         return output.result(|| json!({"loss": loss}), String::new);
     }
-    let rows: Vec<Vec<String>> = seen
-        .nodes
-        .iter()
-        .map(|node| {
-            let (behind, in_sync) = seen.standing(node);
-            let role = match (&node.error, node.leads()) {
-                (Some(_), _) => "does not answer".to_owned(),
-                (None, true) => "leads".to_owned(),
-                (None, false) => format!("follows node {}", node.leader.unwrap_or(-1)),
-            };
-            let epoch = node.ends.values().map(|(epoch, _)| *epoch).max().unwrap_or(-1);
-            vec![
-                format!("{}{}", node.node_id, if node.node_id == seen.node_id { " *" } else { "" }),
-                node.endpoint.to_string(),
-                role,
-                format!("{in_sync} of {partitions}"),
-                if node.error.is_some() { String::new() } else { table::count_u64(behind) },
-                if epoch < 0 { String::new() } else { table::count(i64::from(epoch)) },
-            ]
-        })
-        .collect();
-    let headers = ["node", "address", "is", "in sync", "records behind", "last epoch"];
-    output.say(table::draw(&headers, &rows));
+    let rows: Vec<Vec<String>> = seen.nodes.iter().map(|node| node_row(seen, node)).collect();
+    output.say(table::draw(&NODE_HEADERS, &rows));
     Ok(())
+}
+
+/// What is said of a broker.
+pub(super) fn node_json(seen: &Survey, node: &NodeState) -> serde_json::Value {
+    let (behind, in_sync) = seen.standing(node);
+    let ends = node.ends.iter().map(|(partition, (epoch, end))| {
+        json!({"topic": &*partition.topic, "partition": partition.partition, "end": end, "leader_epoch": epoch})
+    });
+    json!({
+        "node": node.node_id, "address": node.endpoint.to_string(), "asked": node.node_id == seen.node_id,
+        "leader": node.leader, "leader_epoch": node.leader_epoch, "behind": behind, "in_sync": in_sync,
+        "partitions": seen.partitions.len(), "ends": ends.collect::<Vec<_>>(), "error": node.error,
+    })
+}
+
+/// The headers of [`node_row`].
+pub(super) const NODE_HEADERS: [&str; 6] = ["node", "address", "is", "in sync", "records behind", "last epoch"];
+
+/// What is said of a broker, as a row of a table.
+pub(super) fn node_row(seen: &Survey, node: &NodeState) -> Vec<String> {
+    let (behind, in_sync) = seen.standing(node);
+    let role = match (&node.error, node.leads()) {
+        (Some(_), _) => "does not answer".to_owned(),
+        (None, true) => "leads".to_owned(),
+        (None, false) => format!("follows node {}", node.leader.unwrap_or(-1)),
+    };
+    let epoch = node.ends.values().map(|(epoch, _)| *epoch).max().unwrap_or(-1);
+    vec![
+        format!("{}{}", node.node_id, if node.node_id == seen.node_id { " *" } else { "" }),
+        node.endpoint.to_string(),
+        role,
+        format!("{in_sync} of {}", seen.partitions.len()),
+        if node.error.is_some() { String::new() } else { table::count_u64(behind) },
+        if epoch < 0 { String::new() } else { table::count(i64::from(epoch)) },
+    ]
 }
