@@ -43,7 +43,8 @@ def test_status_shows_who_has_what_and_what_it_costs(leader: Serve, serve: Start
     assert "follows node 0" in text
 
 
-def test_what_is_waited_for_followers_is_told_apart(leader: Serve, serve: Start) -> None:
+def test_what_is_waited_for_followers_is_told_apart(serve: Start) -> None:
+    leader = serve("leader", "-v")
     ok("topics", leader.address, "create", "orders", "--config", "min.insync.replicas=1")
     ok("produce", leader.address, "orders", "--lines", given=numbers(10))
     alone = status(leader)[1]["acks_all"]
@@ -68,6 +69,8 @@ def test_what_is_waited_for_followers_is_told_apart(leader: Serve, serve: Start)
     # A look at a broker that is stopped takes two seconds, and there were two.
     assert both["followers_us"]["p99"] > 2_000_000 > both["own_sync_us"]["p99"]
     assert both["us"]["p99"] >= both["followers_us"]["p99"]
+    assert leader.end() == 0
+    assert any("acks=all answered=2" in line for line in leader.errors)
 
 
 def test_status_of_what_is_not_there(leader: Serve) -> None:

@@ -112,7 +112,7 @@ impl Latencies {
 }
 
 impl AckLatency {
-    /// It as DescribeConfigs tells it, by names of ours: Kafka has such figures in JMX alone.
+    /// It as DescribeConfigs tells it, under names of ours: Kafka has such figures in JMX alone.
     pub(super) fn entries(&self) -> [(&'static str, u64); 7] {
         [
             ("ottla.ack.count", self.count),
@@ -125,7 +125,7 @@ impl AckLatency {
         ]
     }
 
-    /// It as it was told by [another broker](Self::entries).
+    /// It as another broker has told it; what was not told is 0.
     pub fn from_entries<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let mut found = Self::default();
         for (name, value) in entries {
@@ -144,7 +144,7 @@ impl AckLatency {
         found
     }
 
-    /// The names of [`Self::entries`].
+    /// The names under which DescribeConfigs of a broker tells it.
     pub fn names() -> Vec<String> {
         Self::default().entries().iter().map(|(name, _)| (*name).to_owned()).collect()
     }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Broker, BrokerConfig, Context, Copy, Incoming, METADATA_TOPIC, ReplicaOf, RequestId, STAND_BACK_MS, StoredHole,
-    TERM, Task,
+    AckLatency, Broker, BrokerConfig, Context, Copy, Incoming, METADATA_TOPIC, ReplicaOf, RequestId, STAND_BACK_MS,
+    Step, StoredHole, TERM, Task, Times,
 };
 use crate::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 use crate::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsTopic};
@@ -1489,4 +1489,106 @@ fn what_replaces_a_copys_cut_end_is_shown_when_its_source_shows_it() {
     assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
     shell.broker.raise_high_watermark("t", 0, 2, NOW).unwrap();
     assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "c")]));
+}
+
+/// The steps that were taken since this was asked last, with the offsets of what took them.
+fn steps(shell: &mut Shell) -> Vec<(Step, Option<(i64, i64)>)> {
+    std::iter::from_fn(|| shell.broker.poll_step()).map(|traced| (traced.step, traced.offsets)).collect()
+}
+
+fn follower_fetch(offset: i64) -> FetchRequest {
+    FetchRequest { replica_id: 7, ..fetch("t", offset, 0) }
+}
+
+#[test]
+fn steps_of_a_record_are_told_as_they_are_taken() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    shell.send(produce("t", 0, batch(&["a"]), -1), 9);
+    assert_eq!(steps(&mut shell), [], "nobody traces");
+    shell.run_tasks();
+    shell.send(follower_fetch(1), 12);
+    shell.broker.trace();
+
+    let all = Some((1, 2));
+    shell.send(produce("t", 0, batch(&["b", "c"]), -1), 9);
+    assert_eq!(steps(&mut shell), [(Step::Received { acks: -1 }, None), (Step::Written, all)]);
+    shell.send(follower_fetch(1), 12);
+    assert_eq!(steps(&mut shell), [(Step::Sent(Some(7)), all)]);
+    shell.send(follower_fetch(3), 12);
+    assert_eq!(steps(&mut shell), [(Step::SyncedAt(7), all)], "the follower is faster than this broker's own device");
+    shell.run_tasks();
+    assert_eq!(steps(&mut shell), [(Step::Synced, all), (Step::Acknowledged, all)]);
+    // A reader is told of once.
+    shell.send(fetch("t", 1, 0), 12);
+    shell.send(fetch("t", 1, 0), 12);
+    assert_eq!(steps(&mut shell), [(Step::Sent(None), all)]);
+
+    // Nobody is told of acks=0, and a batch that is refused is in no log.
+    shell.send(produce("t", 0, batch(&["d"]), 0), 9);
+    assert_eq!(steps(&mut shell), [(Step::Received { acks: 0 }, None), (Step::Written, Some((3, 3)))]);
+    shell.send(produce("nowhere", 0, batch(&["e"]), 1), 9);
+    let refused = Step::Refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(steps(&mut shell), [(Step::Received { acks: 1 }, None), (refused, None)]);
+}
+
+#[test]
+fn what_a_fetch_has_no_room_for_is_not_told_as_sent() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    shell.broker.trace();
+    let size = batch(&["a"]).size();
+    for value in ["a", "b", "c"] {
+        shell.send(produce("t", 0, batch(&[value]), 1), 9);
+    }
+    steps(&mut shell);
+    let mut small = follower_fetch(0);
+    small.topics[0].partitions[0].partition_max_bytes = i32::try_from(size * 5 / 2).unwrap();
+    shell.send(small, 12);
+    let sent = |first| (Step::Sent(Some(7)), Some((first, first)));
+    assert_eq!(steps(&mut shell), [sent(0), sent(1)]);
+    shell.send(follower_fetch(1), 12);
+    let synced = (Step::SyncedAt(7), Some((0, 0)));
+    assert_eq!(steps(&mut shell), [synced, sent(2)], "each is told once");
+}
+
+#[test]
+fn a_record_that_is_sent_again_is_answered_and_not_told_as_written() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    let id = producer_id(&mut shell);
+    let producer = ProducerFields { producer_id: id, producer_epoch: 0, base_sequence: 0 };
+    shell.produce("t", batch_of(&["a"], producer, NOW));
+    shell.broker.trace();
+    shell.produce("t", batch_of(&["a"], producer, NOW));
+    let told = [(Step::Received { acks: -1 }, None), (Step::Acknowledged, Some((0, 0)))];
+    assert_eq!(steps(&mut shell), told);
+}
+
+#[test]
+fn what_is_waited_for_followers_is_told_apart_from_the_own_sync() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    shell.create("t", 1, &[]);
+    let at = |shell: &mut Shell, ms| shell.broker.arrive(std::time::Duration::from_millis(ms));
+    assert_eq!(shell.broker.ack_latency(), AckLatency::default());
+    shell.send(follower_fetch(0), 12);
+
+    at(&mut shell, 100);
+    shell.send(produce("t", 0, batch(&["a"]), -1), 9);
+    at(&mut shell, 101);
+    shell.run_tasks();
+    assert_eq!(shell.broker.ack_latency().count, 0, "the follower does not have it");
+    at(&mut shell, 104);
+    shell.send(follower_fetch(1), 12);
+    let latency = shell.broker.ack_latency();
+    let about = |times: Times, us: u64| times.p50 == times.p99 && (us..=us + us / 8).contains(&times.p50);
+    assert_eq!(latency.count, 1);
+    assert!(about(latency.own, 1_000), "{latency:?}");
+    assert!(about(latency.added, 3_000), "{latency:?}");
+    assert!(about(latency.total, 4_000), "{latency:?}");
+    // acks=1 waits for nobody, and what is not acknowledged was waited for in vain.
+    shell.send(produce("t", 0, batch(&["b"]), 1), 9);
+    shell.send(produce("t", 0, batch(&["c"]), -1), 9);
+    shell.wait(2_000);
+    assert_eq!(shell.broker.ack_latency(), latency);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use futures::future::{self, FutureExt};
+use futures::future;
 use futures::stream::StreamExt;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use super::connection::ConnectionArgs;
 use super::copies::TopicsArg;
 use super::replicate::{Following, watch};
 use super::{Output, wait_for_signal};
-use crate::broker::{BrokerConfig, Durability, Step, Traced};
+use crate::broker::{AckLatency, BrokerConfig, Durability, Step, Traced};
 use crate::native::pipe::Place;
 use crate::native::{LocalBroker, Location, Node, NodeOptions, Runtime};
 use crate::replication::Role;
@@ -187,6 +187,7 @@ impl Serve {
             Ok(())
         });
         drop(node);
+        log_latency(&broker.embedded().with(|broker, _| broker.ack_latency())?);
         broker.close()?;
         if let Some(traced) = traced {
             // Whether its last lines could be printed or not.
@@ -221,6 +222,23 @@ impl Serve {
 
     fn is_synchronous(&self) -> bool {
         !self.asynchronous && self.mirroring == Mirroring::Sync
+    }
+}
+
+/// Says how long `acks=all` took, if anybody has asked for it.
+fn log_latency(latency: &AckLatency) {
+    let AckLatency { count, total, own, added } = latency;
+    if *count > 0 {
+        log::info!(
+            "acks=all answered={count} us_p50={} us_p99={} own_sync_us_p50={} own_sync_us_p99={} followers_us_p50={} \
+             followers_us_p99={}",
+            total.p50,
+            total.p99,
+            own.p50,
+            own.p99,
+            added.p50,
+            added.p99
+        );
     }
 }
 
