@@ -54,8 +54,9 @@ class Trio:
         self.leading = node
 
     def promote_who_has_most(self) -> bool:
-        """Without the leader: of the two that are left one has all that is acknowledged of a partition. If it is not one
-        for all partitions, neither is promoted, and each names the other.
+        """Promote, without the leader, the follower that has all that is acknowledged.
+
+        Where neither has it of all partitions, neither is promoted, and each names the other.
         """
         for node, other in (self.followers, self.followers[::-1]):
             done = run("promote", self.servers[node].address)
