@@ -51,7 +51,7 @@ def test_leadership_is_handed_over_and_everything_goes_with_it(leader: Serve, se
     assert ok("promote", follower.address, "--json").lines[-1] == {
         "promoted": 7, "address": follower.address, "leader_epoch": 10_000
     }  # fmt: skip
-    wait_until("the former leader follows", lambda: survey(follower)[0]["leader"] == 7)
+    wait_until("the former leader follows", lambda: survey(follower).get(0, {}).get("leader") == 7)
     wait_until("the former leader is in sync", all_in_sync(follower, "orders", [0, 7]))
     # Through either address, records go to the new leader, and the group goes on.
     ok("produce", leader.address, "orders", "--lines", given=numbers(10, 100))
@@ -61,7 +61,7 @@ def test_leadership_is_handed_over_and_everything_goes_with_it(leader: Serve, se
 
     # And back, after which both directories hold the same.
     ok("promote", leader.address)
-    wait_until("the follower follows again", lambda: survey(leader)[7]["leader"] == 0)
+    wait_until("the follower follows again", lambda: survey(leader).get(7, {}).get("leader") == 0)
     wait_until("the follower is in sync again", all_in_sync(leader, "orders", [0, 7]))
     ok("produce", follower.address, "orders", "--lines", given=numbers(10, 110))
     wait_until("nothing is missing", lambda: all(node["behind"] == 0 for node in survey(leader).values()))
@@ -91,7 +91,7 @@ def test_a_former_leader_that_comes_back_is_fenced_cut_back_and_follows(leader: 
 
     # It was not closed cleanly and does not know that it leads no more: it learns, and cuts off what it had alone.
     former = serve("leader", port=port)
-    wait_until("the former leader follows", lambda: survey(follower)[0]["leader"] == 7)
+    wait_until("the former leader follows", lambda: survey(follower).get(0, {}).get("leader") == 7)
     wait_until("the former leader is in sync", all_in_sync(follower, "orders", [0, 7]))
     ok("produce", former.address, "orders", "--lines", given=numbers(1, 120))
     wait_until("nothing is missing", lambda: all(node["behind"] == 0 for node in survey(follower).values()))
@@ -144,7 +144,7 @@ def test_the_follower_that_has_most_is_named(leader: Serve, serve: Start) -> Non
     assert f"node 7 at {ahead.address} has more of orders-0" in refused.err
     # Two of three answer, and an acknowledgement needed two: one of the two has everything, and this is the one ahead.
     ok("promote", ahead.address)
-    wait_until("the other one follows", lambda: survey(ahead)[8]["leader"] == 7)
+    wait_until("the other one follows", lambda: survey(ahead).get(8, {}).get("leader") == 7)
     wait_until("the other one is in sync", all_in_sync(ahead, "orders", [7, 8]))
     ok("produce", behind.address, "orders", "--lines", given=numbers(5, 10))
     assert values(behind.address, "orders") == [str(number) for number in range(15)]
@@ -216,3 +216,37 @@ def test_a_broker_with_topics_of_its_own_does_not_follow_another_cluster(leader:
     assert done.code == 2
     assert "topic=mine" in done.err
     assert values(other.data, "mine") == ["0", "1", "2"]
+
+
+def test_the_broker_that_is_asked_is_the_one_at_the_address(leader: Serve, serve: Start) -> None:
+    ok("topics", leader.address, "create", "orders")
+    follower = follower_of(leader, serve, "follower", 7)
+    # By another name than the one that it gives.
+    port = follower.address.rsplit(":", 1)[1]
+    assert ok("promote", f"localhost:{port}", "--json").lines[-1]["promoted"] == 7
+    wait_until("it leads", lambda: survey(follower)[7]["leader"] == 7)
+
+
+def test_nothing_that_the_leader_has_is_missing_after_a_hand_over(leader: Serve, serve: Start) -> None:
+    ok("topics", leader.address, "create", "orders")
+    follower = follower_of(leader, serve, "follower", 7)
+    # Newer than the follower's last look at the leader.
+    ok("produce", leader.address, "orders", "--lines", given=numbers(5))
+    ok("topics", leader.address, "create", "later", "--partitions", "3", "--config", "retention.ms=-1")
+    ok("produce", leader.address, "later", "--lines", given=numbers(50))
+    ok("topics", leader.address, "alter", "orders", "--config", "retention.ms=777777", "--partitions", "2")
+    ok("consume", leader.address, "orders", "--lines", "-G", "readers", "-c", "3")
+    ok("promote", follower.address)
+    assert sorted(map(int, values(follower.address, "later"))) == list(range(50))
+    described = ok("topics", follower.address, "describe", "orders", "--json").lines[0]
+    assert described["configs"] == {"retention.ms": "777777"}
+    assert len(in_sync(follower.address, "orders")) == 2
+    assert ok("consume", follower.address, "orders", "--lines", "-G", "readers", "-c", "2").text == "3\n4\n"
+
+
+def test_a_follower_whose_leader_is_away_takes_nothing(serve: Start) -> None:
+    follower = serve("follower", "--follow", "127.0.0.1:1", "--node-id", "7")
+    refused = run("produce", follower.address, "orders", "--lines", "-X", "delivery_timeout_ms=1500", "-X",
+                  "request_timeout_ms=1000", "-X", "max_block_ms=1500", given=b"x\n")  # fmt: skip
+    assert refused.code != 0
+    assert not (follower.data / "orders-0").exists()

@@ -178,6 +178,15 @@ impl Broker {
         let epoch = self.next_term();
         changes.push(Change::set("leader-epoch", &epoch)?);
         self.remember(changes, now)?;
+        if self.device.is_durable() {
+            // The new epoch is durable before the first append under it (Decision 1), and before anybody is told.
+            let point = self.partition(self.metadata).log.sync_point();
+            let end = point.end();
+            point.run()?;
+            let metadata = self.metadata;
+            self.partition_mut(metadata).note_synced(end);
+            self.moved.insert(metadata);
+        }
         self.set_leader_epoch(epoch);
         for name in names {
             let Some(topic) = self.topics.get_mut(name.as_str()) else { continue };

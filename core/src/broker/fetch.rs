@@ -322,8 +322,11 @@ impl Broker {
 
     /// A follower's fetch tells how far it is: that is the acknowledgement.
     fn note_follower(&mut self, fetch: &Fetch, now: Timestamp) {
+        if fetch.replica_id == self.config.node_id || self.is_following() {
+            return;
+        }
         for ((topic, index), wanted) in fetch.wanted.iter() {
-            let Some(id) = self.find(topic, *index) else { continue };
+            let Some(id) = self.find(topic, *index).filter(|id| *id != self.metadata) else { continue };
             if !follows_our_history(self.partition(id), wanted) {
                 continue;
             }

@@ -141,8 +141,12 @@ pub(super) struct Leadership {
     last_heard: Option<Timestamp>,
     peers: BTreeMap<i32, KnownPeer>,
     replicas: BTreeMap<(String, i32), (Vec<i32>, Vec<i32>)>,
+    /// Whether a leader is looked for: until one is found, or this broker is found to be it, it takes nothing.
+    seeks: bool,
     /// A vote was given: nothing is written until then.
     stands_back_until: Option<Timestamp>,
+    /// Whom it was given to.
+    voted_for: i32,
     /// Elections that wait for their outcome.
     elections: BTreeMap<RequestId, ElectLeadersRequest>,
     /// Requests that were sent on to the leader, for the case that it does not answer.
@@ -298,7 +302,9 @@ impl Broker {
             self.answer_fetch(row, now);
         }
         self.leadership.leader = Some(leader.clone());
+        self.leadership.seeks = false;
         self.answer_forwarded(now);
+        self.answer_elections(now);
         self.leadership.events.push_back(LeadershipEvent::Follows(leader));
         Ok(())
     }
@@ -377,7 +383,9 @@ impl Broker {
 
     /// Whether this broker is the one that writes.
     pub(super) fn accepts_writes(&self, now: Timestamp) -> bool {
-        self.leadership.leader.is_none() && self.leadership.stands_back_until.is_none_or(|until| now >= until)
+        self.leadership.leader.is_none()
+            && !self.leadership.seeks
+            && self.leadership.stands_back_until.is_none_or(|until| now >= until)
     }
 
     /// Sends a request on to the leader if it is one that the leader answers, and it answers at all; or gives it back.
@@ -424,6 +432,30 @@ impl Broker {
         self.settle(now);
     }
 
+    /// Looks for a leader to follow, or has stopped: while it does it takes no records, commits or changes.
+    pub fn seek(&mut self, seeks: bool) {
+        self.leadership.seeks = seeks && self.leadership.leader.is_none();
+    }
+
+    /// Whoever was to answer requests and elections does so no more: what is open is answered by what this broker is.
+    pub fn answer_open(&mut self, now: Timestamp) {
+        self.answer_forwarded(now);
+        self.answer_elections(now);
+        self.settle(now);
+    }
+
+    fn answer_elections(&mut self, now: Timestamp) {
+        let open: Vec<RequestId> = self.leadership.elections.keys().copied().collect();
+        for id in open {
+            let outcome = if self.is_following() {
+                Err(Error::new(ErrorKind::Retriable, "the election was overtaken by another one"))
+            } else {
+                Ok(())
+            };
+            self.finish_election(id, outcome, now);
+        }
+    }
+
     /// Who was to answer is the leader no more.
     fn answer_forwarded(&mut self, now: Timestamp) {
         for (id, (context, request)) in std::mem::take(&mut self.leadership.forwarded) {
@@ -455,10 +487,12 @@ impl Broker {
         let own = Endpoint::new(self.config.advertised_host.clone(), self.config.advertised_port);
         let mut brokers = vec![(self.config.node_id, own)];
         let leader = self.answering_leader(now);
-        if let Some(leader) = leader {
+        // One that is away comes back, and followers that know each other alone would not find it.
+        if let Some(leader) = &self.leadership.leader {
             brokers.push((leader.node_id, leader.endpoint()));
         }
-        let alive = |seen: Timestamp| now.saturating_sub(seen) < PEER_ALIVE_MS;
+        let is_alone = self.is_following() && leader.is_none();
+        let alive = |seen: Timestamp| is_alone || now.saturating_sub(seen) < PEER_ALIVE_MS;
         let peers = self.leadership.peers.iter().filter(|(_, peer)| peer.is_whole && peer.seen.is_some_and(alive));
         brokers.extend(peers.map(|(node_id, peer)| (*node_id, peer.endpoint.clone())));
         View { brokers, leader: leader.map_or(self.config.node_id, |leader| leader.node_id) }
@@ -468,6 +502,9 @@ impl Broker {
     pub(super) fn coordinator(&self, now: Timestamp) -> Option<(i32, Endpoint)> {
         if self.is_following() {
             return self.answering_leader(now).map(|leader| (leader.node_id, leader.endpoint()));
+        }
+        if self.leadership.seeks {
+            return None;
         }
         let own = Endpoint::new(self.config.advertised_host.clone(), self.config.advertised_port);
         Some((self.config.node_id, own))
@@ -504,7 +541,7 @@ impl Broker {
         request: &BrokerRegistrationRequest,
         now: Timestamp,
     ) -> std::result::Result<(), ErrorCode> {
-        if self.is_following() {
+        if self.is_following() || self.leadership.seeks {
             return Err(ErrorCode::NOT_CONTROLLER);
         }
         if !request.cluster_id.is_empty() && request.cluster_id != self.cluster_id {
@@ -570,12 +607,17 @@ impl Broker {
         request: &BeginQuorumEpochRequest,
         now: Timestamp,
     ) -> std::result::Result<(), ErrorCode> {
-        if request.cluster_id.as_deref().is_some_and(|theirs| theirs != self.cluster_id) {
+        if request.cluster_id.as_deref() != Some(&*self.cluster_id) {
             return Err(ErrorCode::INCONSISTENT_CLUSTER_ID);
+        }
+        if request.voter_id != self.config.node_id {
+            return Err(ErrorCode::INVALID_REQUEST);
         }
         let told = request.topics.first().and_then(|topic| topic.partitions.first());
         let (told, endpoint) = told.zip(request.leader_endpoints.first()).ok_or(ErrorCode::INVALID_REQUEST)?;
-        if told.leader_id < 0 || told.leader_id == self.config.node_id || endpoint.host.is_empty() {
+        // There is always a later term.
+        let has_later = told.leader_epoch < i32::MAX - 2 * TERM;
+        if told.leader_id < 0 || told.leader_id == self.config.node_id || endpoint.host.is_empty() || !has_later {
             return Err(ErrorCode::INVALID_REQUEST);
         }
         let leader = Leader {
@@ -611,12 +653,16 @@ impl Broker {
         let vote_granted = asked.is_some_and(|asked| {
             same_cluster
                 && !self.is_following()
+                && !self.leadership.seeks
                 && asked.replica_epoch > self.leader_epoch
+                // One at a time: two would lead in the same epoch.
+                && (self.accepts_writes(now) || self.leadership.voted_for == asked.replica_id)
                 && self.leadership.peers.get(&asked.replica_id).is_some_and(|peer| peer.is_whole)
         });
         if vote_granted && !asked.is_some_and(|asked| asked.pre_vote) {
             log::info!("standing back, another broker is to lead node={:?}", asked.map(|asked| asked.replica_id));
             self.leadership.stands_back_until = Some(now.saturating_add(STAND_BACK_MS));
+            self.leadership.voted_for = asked.map_or(-1, |asked| asked.replica_id);
         }
         let partition = vote::ResponsePartitionData {
             partition_index: 0,
@@ -713,6 +759,7 @@ impl Broker {
     /// What the device answers; nothing is changed then.
     pub fn promote(&mut self, now: Timestamp) -> Result<()> {
         let former = self.leadership.leader.clone();
+        let followed = former.is_some();
         let names: Vec<String> =
             self.topics.iter().filter(|(_, topic)| topic.copy).map(|(name, _)| name.to_string()).collect();
         let mut changes = vec![Change::remove("leader"), Change::set("promoted", &now)?];
@@ -731,8 +778,10 @@ impl Broker {
         self.leadership.heard = None;
         self.leadership.last_heard = None;
         self.leadership.replicas.clear();
+        self.leadership.seeks = false;
         self.answer_forwarded(now);
-        if self.topics.contains_key(OFFSETS_TOPIC) {
+        // One that followed nobody has been coordinating its own groups all the time.
+        if followed && self.topics.contains_key(OFFSETS_TOPIC) {
             self.replay_groups(now)?;
         }
         log::warn!("this broker leads now node={} leader_epoch={}", self.config.node_id, self.leader_epoch);

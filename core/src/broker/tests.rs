@@ -1330,9 +1330,17 @@ fn an_older_leader_is_told_who_leads() {
     stale.cluster_id = Some("another".to_owned());
     let answer = shell.call::<BeginQuorumEpochResponse>(stale, 1);
     assert_eq!(answer.error_code, ErrorCode::INCONSISTENT_CLUSTER_ID);
-    let empty = BeginQuorumEpochRequest::default();
-    let answer = shell.call::<BeginQuorumEpochResponse>(empty, 1);
-    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::INVALID_REQUEST);
+    let answer = shell.call::<BeginQuorumEpochResponse>(BeginQuorumEpochRequest::default(), 1);
+    assert_eq!(answer.error_code, ErrorCode::INCONSISTENT_CLUSTER_ID);
+    // Meant for another broker, without an end, or with an epoch above which there is none.
+    let good = told(3 * TERM, 8, shell.broker.cluster_id());
+    let elsewhere = BeginQuorumEpochRequest { voter_id: 5, ..good.clone() };
+    let nowhere = BeginQuorumEpochRequest { leader_endpoints: Vec::new(), ..good };
+    let last = told(i32::MAX, 8, shell.broker.cluster_id());
+    for bad in [elsewhere, nowhere, last] {
+        let answer = shell.call::<BeginQuorumEpochResponse>(bad, 1);
+        assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::INVALID_REQUEST);
+    }
 }
 
 #[test]
@@ -1388,7 +1396,11 @@ fn what_a_leader_has_given_its_vote_for_is_waited_for() {
     };
     assert!(!ask(&mut shell, 7), "nobody knows it");
     assert_eq!(shell.call::<BrokerRegistrationResponse>(register.clone(), 4).broker_epoch, 0);
+    let other = BrokerRegistrationRequest { broker_id: 8, ..register.clone() };
+    assert_eq!(shell.call::<BrokerRegistrationResponse>(other, 4).broker_epoch, 0);
     assert!(ask(&mut shell, 7));
+    assert!(!ask(&mut shell, 8), "both would lead in the same epoch");
+    assert!(ask(&mut shell, 7), "it may ask again");
     assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
     shell.wait(STAND_BACK_MS);
     assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0, "nobody came");
@@ -1407,6 +1419,27 @@ fn what_a_leader_has_given_its_vote_for_is_waited_for() {
     assert_eq!(code(&mut shell, other), ErrorCode::INCONSISTENT_CLUSTER_ID);
     let nowhere = BrokerRegistrationRequest { listeners: Vec::new(), ..register };
     assert_eq!(code(&mut shell, nowhere), ErrorCode::INVALID_REGISTRATION);
+}
+
+#[test]
+fn a_fetch_under_the_leaders_own_number_is_no_replica() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[("min.insync.replicas", "2")]);
+    shell.send(FetchRequest { replica_id: 0, ..fetch("t", 0, 0) }, 12);
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_ENOUGH_REPLICAS);
+    shell.send(FetchRequest { replica_id: 5, ..fetch(METADATA_TOPIC, 0, 0) }, 12);
+    assert_eq!(shell.create("u", 1, &[]), ErrorCode::NONE, "nobody holds up what the broker remembers");
+}
+
+#[test]
+fn who_looks_for_a_leader_takes_nothing() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[]);
+    shell.broker.seek(true);
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(shell.create("u", 1, &[]), ErrorCode::NOT_CONTROLLER);
+    shell.broker.seek(false);
+    assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0);
 }
 
 #[test]

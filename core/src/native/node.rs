@@ -88,6 +88,7 @@ impl Node {
             if !follows || synchronous {
                 // Before anybody can ask it for anything.
                 broker.resume_following(now)?;
+                broker.seek(follows && broker.promoted()?.is_none());
             }
             Ok::<_, Error>(node_id)
         })??;

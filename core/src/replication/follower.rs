@@ -264,6 +264,8 @@ struct State {
     /// Why nothing can be followed, while that is so.
     error: Option<String>,
     refreshes: u64,
+    /// Whether the next look is at all configurations.
+    wants_configs: bool,
     /// The cluster that is followed, once it has said who it is.
     cluster_id: Option<String>,
     /// What following each leader failed with last, until it goes on: said once.
@@ -315,6 +317,11 @@ impl Follower {
     /// A number that is another one whenever what the others tell may have changed.
     pub fn changes(&self) -> u64 {
         self.shared.state().changes
+    }
+
+    /// Has the next look at the cluster take in every configuration.
+    pub(super) fn look_at_everything(&self) {
+        self.shared.state().wants_configs = true;
     }
 
     /// Waits until every partition has what the leader had when it was asked after this call.
@@ -472,12 +479,12 @@ impl Shared {
     async fn refresh(&self) -> Result<()> {
         self.check_leader().await?;
         let mut topics = {
-            let (known, refreshes) = {
-                let state = self.state();
-                (state.topics.clone(), state.refreshes)
+            let (known, refreshes, wants_configs) = {
+                let mut state = self.state();
+                (state.topics.clone(), state.refreshes, std::mem::take(&mut state.wants_configs))
             };
             // Configurations are many; those of topics that are known are asked for now and then.
-            let known = if refreshes % CONFIGS_EVERY == 0 { BTreeMap::new() } else { known };
+            let known = if wants_configs || refreshes % CONFIGS_EVERY == 0 { BTreeMap::new() } else { known };
             self.source.topics_beyond(&self.options.topics, &known).await?
         };
         let mut refused = None;

@@ -8,6 +8,7 @@
 //!
 //! An asynchronous follower is a replica that its leader knows nothing of; it is a member of nothing until it is promoted.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,13 +24,13 @@ use crate::broker::{
     STAND_BACK_MS,
 };
 use crate::client::{Client, Reach, Topics};
-use crate::protocol::messages::ListOffsetsRequest;
 use crate::protocol::messages::begin_quorum_epoch::{
     BeginQuorumEpochRequest, LeaderEndpoint, RequestPartitionData as Begun, RequestTopicData as BegunTopic,
 };
 use crate::protocol::messages::broker_registration::{BrokerRegistrationRequest, Listener};
 use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use crate::protocol::messages::vote::{RequestPartitionData as Asked, RequestTopicData as AskedTopic, VoteRequest};
+use crate::protocol::messages::{ListOffsetsRequest, MetadataRequest};
 use crate::protocol::{ErrorCode, Request, Response};
 use crate::transport::{Embedded, Endpoint};
 use crate::{Error, ErrorKind, Result};
@@ -42,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FORWARD: Duration = Duration::from_secs(3);
 /// How long the leader's last records may take to come once it stands back; well within the time that it does.
 const CATCH_UP: Duration = Duration::from_millis(STAND_BACK_MS as u64 / 2);
+/// Why a leader does not hand over now.
+const WAIT: ErrorCode = ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE;
 /// How long a registration under an id that another broker has is tried: that one may be gone.
 const TWIN_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -131,7 +134,13 @@ impl Member {
                      another directory",
                 ));
             }
-            if is_replica { broker.forget_leader(now) } else { broker.resume_following(now) }
+            if is_replica {
+                return broker.forget_leader(now);
+            }
+            broker.resume_following(now)?;
+            // One that was promoted leads until it learns of a later one.
+            broker.seek(options.follow.is_some() && broker.promoted()?.is_none());
+            Ok(())
         })??;
         let events = broker.leadership();
         let shared = Arc::new(Shared { broker, options, state: Mutex::default() });
@@ -184,7 +193,9 @@ impl Member {
             if let Some(follower) = self.follower() {
                 return follower.caught_up(deadline.saturating_sub(clock.monotonic())).await;
             }
-            if self.role()? == Role::Leader && self.shared.options.follow.is_none() {
+            let leads = self.role()? == Role::Leader;
+            let promoted = self.shared.broker.with(|broker, _| broker.promoted())??.is_some();
+            if leads && (promoted || self.shared.options.follow.is_none()) {
                 return Ok(());
             }
             if clock.monotonic() >= deadline {
@@ -228,6 +239,10 @@ async fn drive(shared: Arc<Shared>, mut events: mpsc::UnboundedReceiver<Leadersh
             (None, Some(leader)) => shared.follow(&leader.endpoint().to_string(), &mut events).await?,
             (None, None) => shared.lead(&mut events).await?,
         };
+        shared.broker.with(|broker, now| {
+            broker.seek(false);
+            broker.answer_open(now);
+        })?;
         let mut state = shared.state();
         if let Some(follower) = state.follower.take() {
             follower.stop();
@@ -375,7 +390,7 @@ impl Shared {
         let client = self.connect(addresses)?;
         let mut follower: Option<Follower> = None;
         let mut driver: Fuse<BoxFuture<'static, Result<()>>> = Fuse::terminated();
-        let mut election: Fuse<BoxFuture<'_, ()>> = Fuse::terminated();
+        let mut elections: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         let mut beat: Fuse<BoxFuture<'_, Result<Leader>>> = self.register(&client).boxed().fuse();
         let mut pause: Fuse<BoxFuture<'static, ()>> = Fuse::terminated();
         let mut forwarded: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
@@ -394,13 +409,13 @@ impl Shared {
                         followed = Some(leader.endpoint());
                     }
                     Some(LeadershipEvent::Asked(id)) => {
-                        election = self.elect(id, client.clone()).boxed().fuse();
+                        elections.push(self.elect(id, client.clone()).boxed());
                     }
                     Some(LeadershipEvent::Forward(id, request)) => {
                         forwarded.push(self.forward(id, request, client.clone()).boxed());
                     }
                 },
-                () = election => {}
+                () = elections.select_next_some() => {}
                 () = forwarded.select_next_some() => {}
                 ended = driver => {
                     ended?;
@@ -441,8 +456,14 @@ impl Shared {
                         Err(error) if error.kind() == ErrorKind::Fenced && error.code().is_none() => {
                             let leads = self.broker.with(|broker, _| broker.leader().is_none())?;
                             let cluster = client.cluster();
-                            if !leads || cluster.controller_id == Some(self.own()?.0) {
+                            if cluster.controller_id == Some(self.own()?.0) {
                                 return Err(error);
+                            }
+                            if !leads {
+                                // A former leader that does not know it yet; it will be told.
+                                self.note_error(&error);
+                                pause = client.clock().sleep(BEAT).fuse();
+                                continue;
                             }
                             log::warn!("not following: {error}");
                             if let Some(other) = cluster.controller_id.and_then(|id| cluster.brokers.get(&id)) {
@@ -612,20 +633,37 @@ impl Shared {
         let granted = response.topics.iter().flat_map(|topic| &topic.partitions).any(|answer| answer.vote_granted);
         if !granted {
             let message = format!("the leader does not stand back for this follower leader={endpoint}");
-            return Err(Error::from_code(ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE, message));
+            return Err(Error::from_code(WAIT, message));
         }
-        let ends = client.within(PATIENCE, self.ends_of(client, &endpoint)).await?;
+        // What it took last comes, and what it knows of topics, their options and groups with it.
+        let follower = self.state().follower.clone();
+        let follower = follower.ok_or_else(|| Error::from_code(WAIT, "not promoted, nothing is followed yet"))?;
+        follower.look_at_everything();
+        follower.caught_up(CATCH_UP).await.map_err(|error| Error::from_code(WAIT, format!("not promoted: {error}")))?;
+        let topics = client.within(PATIENCE, self.topics_of(client, &endpoint)).await?;
+        let ends = client.within(PATIENCE, self.ends_of(client, &endpoint, &topics)).await?;
         loop {
             let missing = self.broker.with(|broker, _| {
-                ends.iter().find_map(|(partition, end)| {
-                    let here = broker.log_end(&partition.topic, partition.partition).map_or(0, |log| log.end);
-                    (here < *end).then(|| format!("partition={partition} end={here} leaders_end={end}"))
+                if broker.leader() != Some(leader) {
+                    return Some("another broker leads".to_owned());
+                }
+                let copies = broker.copies().into_iter();
+                let copies: BTreeMap<String, (Uuid, i32)> =
+                    copies.map(|copy| (copy.name, (copy.id, copy.partitions))).collect();
+                if copies != topics {
+                    return Some("topics have not all been followed".to_owned());
+                }
+                ends.iter().find_map(|(partition, theirs)| {
+                    let log = broker.log_end(&partition.topic, partition.partition);
+                    let ours = log.map_or((-1, 0), |log| (log.leader_epoch, log.end));
+                    (ours != *theirs)
+                        .then(|| format!("partition={partition} end={} epoch={} leaders={theirs:?}", ours.1, ours.0))
                 })
             })?;
             if clock.monotonic().saturating_sub(began) >= CATCH_UP {
                 let missing = missing.unwrap_or_else(|| "it took too long".to_owned());
-                let message = format!("not promoted, the leader's last records did not come in time: {missing}");
-                return Err(Error::from_code(ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE, message));
+                let message = format!("not promoted, the leader's last changes did not come in time: {missing}");
+                return Err(Error::from_code(WAIT, message));
             }
             if missing.is_none() {
                 return self.broker.with(|broker, now| broker.promote(now))?;
@@ -634,12 +672,27 @@ impl Shared {
         }
     }
 
-    /// Where the logs of everything that is followed end at the leader, whoever may read so far.
-    async fn ends_of(&self, client: &Client, leader: &Endpoint) -> Result<Vec<(TopicPartition, i64)>> {
-        let copies = self.broker.with(|broker, _| broker.copies())?;
-        let topics = copies.into_iter().map(|copy| ListOffsetsTopic {
-            name: copy.name,
-            partitions: (0..copy.partitions)
+    /// The leader's topics: id and number of partitions of each.
+    async fn topics_of(&self, client: &Client, leader: &Endpoint) -> Result<BTreeMap<String, (Uuid, i32)>> {
+        let request = MetadataRequest { topics: None, allow_auto_topic_creation: false, ..Default::default() };
+        let response = client.call_endpoint(leader, request).await?;
+        let topics = response.topics.into_iter().filter_map(|topic| {
+            let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            Some((topic.name?, (topic.topic_id, partitions)))
+        });
+        Ok(topics.collect())
+    }
+
+    /// The epoch of the last batch and the end of every log at the leader, whoever may read so far.
+    async fn ends_of(
+        &self,
+        client: &Client,
+        leader: &Endpoint,
+        topics: &BTreeMap<String, (Uuid, i32)>,
+    ) -> Result<Vec<(TopicPartition, (i32, i64))>> {
+        let topics = topics.iter().map(|(name, (_, partitions))| ListOffsetsTopic {
+            name: name.clone(),
+            partitions: (0..*partitions)
                 .map(|partition_index| ListOffsetsPartition {
                     partition_index,
                     current_leader_epoch: -1,
@@ -654,9 +707,7 @@ impl Shared {
             for answer in topic.partitions {
                 let partition = TopicPartition::new(topic.name.as_str(), answer.partition_index);
                 match answer.error_code {
-                    ErrorCode::NONE => ends.push((partition, answer.offset)),
-                    // Deleted there, and soon here.
-                    ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {}
+                    ErrorCode::NONE => ends.push((partition, (answer.leader_epoch, answer.offset))),
                     code => return Err(Error::from_code(code, format!("{} partition={partition}", code.message()))),
                 }
             }

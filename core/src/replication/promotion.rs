@@ -11,6 +11,7 @@ use futures::future::join_all;
 use super::TopicPartition;
 use crate::client::{Admin, Client, ConfigResource};
 use crate::protocol::ErrorCode;
+use crate::protocol::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use crate::protocol::messages::elect_leaders::ElectLeadersRequest;
 use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use crate::protocol::messages::{ListOffsetsRequest, MetadataRequest, VoteRequest};
@@ -21,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the broker that is to lead may take.
 const ELECTION: Duration = Duration::from_secs(30);
+/// The number of brokers among what has a configuration.
+const BROKER_RESOURCE: i8 = 4;
 /// The replica id of who compares logs: it is told their ends.
 const DEBUGGER: i32 = -2;
 
@@ -156,8 +159,12 @@ pub async fn survey(client: &Client, endpoint: &Endpoint) -> Result<Survey> {
         .iter()
         .map(|broker| (broker.node_id, Endpoint::new(broker.host.clone(), u16::try_from(broker.port).unwrap_or(0))))
         .collect();
-    // A broker names itself first, and may be reached at another address than the one that it gives.
-    let node_id = brokers.iter().find(|(_, known)| known == endpoint).or(brokers.first()).map_or(-1, |(id, _)| *id);
+    let node_id = own_id(client, endpoint).await?;
+    let mut brokers = brokers;
+    if brokers.iter().all(|(known, _)| *known != node_id) {
+        // It follows some topics alone, and its leader does not send clients there.
+        brokers.push((node_id, endpoint.clone()));
+    }
     let mut partitions: Vec<PartitionState> = metadata
         .topics
         .iter()
@@ -241,6 +248,23 @@ async fn min_insync(client: &Client, partitions: &[PartitionState]) -> Result<BT
         }
     }
     Ok(needed)
+}
+
+/// The node id of the broker at `endpoint`: which it is of those that it tells of.
+async fn own_id(client: &Client, endpoint: &Endpoint) -> Result<i32> {
+    const NAME: &str = "broker.id";
+    let resource = DescribeConfigsResource {
+        resource_type: BROKER_RESOURCE,
+        resource_name: String::new(),
+        configuration_keys: Some(vec![NAME.to_owned()]),
+    };
+    let request = DescribeConfigsRequest { resources: vec![resource], ..Default::default() };
+    let response = client.within(PATIENCE, client.call_endpoint(endpoint, request)).await?;
+    let entries = response.results.iter().flat_map(|result| &result.configs);
+    let value = entries.into_iter().find(|entry| entry.name == NAME).and_then(|entry| entry.value.as_ref());
+    value.and_then(|value| value.parse().ok()).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("a broker did not say which one it is broker={endpoint}"))
+    })
 }
 
 /// Whom a broker takes for the leader, and the leader epoch that it is in.

@@ -199,8 +199,9 @@ impl Serve {
 
     fn config(&self) -> Result<BrokerConfig> {
         let mut config = BrokerConfig {
-            // A topic that a reader asks for before its copy is here must not take its place.
-            auto_create_topics: !self.no_auto_create && self.follow.is_none(),
+            // A topic that a reader asks for before its copy is here must not take its place; one that follows synchronously makes
+            // none until it leads.
+            auto_create_topics: !self.no_auto_create && (self.follow.is_none() || self.is_synchronous()),
             num_partitions: self.partitions,
             durability: match self.durability {
                 DurabilityArg::Sync => Durability::Sync,
