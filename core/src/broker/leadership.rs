@@ -45,7 +45,7 @@ pub const STAND_BACK_MS: i64 = 10_000;
 const AWAY_MS: i64 = 5_000;
 
 /// How long a follower is told of to clients after it has been heard of, in ms.
-const PEER_ALIVE_MS: i64 = 10_000;
+const PEER_ALIVE_MS: i64 = 5_000;
 
 /// The number of topics among what has a configuration.
 const TOPIC_RESOURCE: i8 = 2;
