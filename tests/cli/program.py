@@ -146,8 +146,8 @@ def values(source: str | Path, topic: str) -> list[str]:
 
 
 def in_sync(address: str, topic: str) -> list[list[int]]:
-    """The in-sync replicas of each partition."""
-    (described,) = ok("topics", address, "describe", topic, "--json").lines
+    """The in-sync replicas of each partition. A broker that hangs may be asked, and is not waited for long."""
+    (described,) = ok("topics", address, "describe", topic, "--json", "-X", "request_timeout_ms=2000").lines
     return [partition["in_sync_replicas"] for partition in described["partitions"]]
 
 

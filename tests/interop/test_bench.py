@@ -23,7 +23,9 @@ def test_every_part_of_the_benchmarks_runs() -> None:
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     parts = json.loads(run.stdout)
-    assert set(parts) == {"clients", "embedded", "brokers", "starting", "package"}
+    assert set(parts) == {
+        "clients", "embedded", "brokers", "starting", "replication", "replica", "followers", "package"
+    }  # fmt: skip
     for part in parts.values():
         assert part["rows"]
         for row in part["rows"]:

@@ -21,8 +21,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{self, Either};
-use futures::stream::{FuturesUnordered, StreamExt};
 use uuid::Uuid;
 
 pub use self::admin::{
@@ -176,9 +174,6 @@ struct Inner {
     cluster: Mutex<Arc<Cluster>>,
     reach: Reach,
 }
-
-/// How long a broker that anybody could stand in for is waited for before another one is asked, too.
-const HEDGE: Duration = Duration::from_secs(1);
 
 /// Which brokers a client calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -352,36 +347,22 @@ impl Client {
         self.call_endpoint(&broker.endpoint, request).await.map_err(|error| self.explain(error, &broker.endpoint))
     }
 
-    /// Calls whoever answers first: the brokers that are known, then the bootstrap addresses, each once. One that does not
-    /// answer within a second is waited for, but another one is asked meanwhile.
+    /// Calls whoever answers first: the brokers that are known, then the bootstrap addresses, each once.
     pub async fn call_any<R: RequestMessage + Clone>(&self, request: R) -> Result<R::Response> {
         let mut failed = Vec::new();
         let mut last = None;
-        let mut candidates = self.candidates().into_iter();
-        let call = |endpoint: Endpoint| {
-            let request = request.clone();
-            async move {
-                let result = self.call_endpoint(&endpoint, request).await;
-                (endpoint, result)
-            }
-        };
-        let mut calls: FuturesUnordered<_> = candidates.next().map(call).into_iter().collect();
-        while !calls.is_empty() {
-            match future::select(calls.next(), self.clock().sleep(HEDGE)).await {
-                Either::Left((Some((_, Ok(response))), _)) => return Ok(response),
+        for endpoint in self.candidates() {
+            match self.call_endpoint(&endpoint, request.clone()).await {
+                Ok(response) => return Ok(response),
                 // Another broker would say the same.
-                Either::Left((Some((_, Err(error))), _))
-                    if error.kind() != ErrorKind::Retriable && error.kind() != ErrorKind::Timeout =>
-                {
+                Err(error) if error.kind() != ErrorKind::Retriable && error.kind() != ErrorKind::Timeout => {
                     return Err(error);
                 }
-                Either::Left((Some((endpoint, Err(error))), _)) => {
+                Err(error) => {
                     failed.push(endpoint);
                     last = Some(error);
                 }
-                Either::Left((None, _)) | Either::Right(_) => {}
             }
-            calls.extend(candidates.next().map(call));
         }
         let error = last.unwrap_or_else(|| Error::new(ErrorKind::Invalid, "there is no address in bootstrap_servers"));
         Err(self.explain_all(error, &failed))
@@ -539,9 +520,9 @@ impl Client {
     pub async fn within<T>(&self, timeout: Duration, future: impl Future<Output = Result<T>>) -> Result<T> {
         let sleep = self.inner.clock.sleep(timeout);
         futures::pin_mut!(future);
-        match future::select(future, sleep).await {
-            Either::Left((result, _)) => result,
-            Either::Right(((), _)) => {
+        match futures::future::select(future, sleep).await {
+            futures::future::Either::Left((result, _)) => result,
+            futures::future::Either::Right(((), _)) => {
                 Err(Error::new(ErrorKind::Timeout, format!("no answer in time timeout_ms={}", timeout.as_millis())))
             }
         }
