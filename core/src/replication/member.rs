@@ -159,12 +159,12 @@ impl Member {
     /// # Errors
     /// `Closed` if the broker is.
     pub fn role(&self) -> Result<Role> {
-        let leader = self.shared.broker.with(|broker, _| broker.leader().cloned())?;
+        let (leader, promoted) =
+            self.shared.broker.with(|broker, _| Ok::<_, Error>((broker.leader().cloned(), broker.promoted()?)))??;
+        let is_replica = !self.shared.options.synchronous && promoted.is_none();
         Ok(match (leader, &self.shared.options.follow) {
             (Some(leader), _) => Role::Follower(leader),
-            (None, Some(address)) if !self.shared.options.synchronous && self.follower().is_some() => {
-                Role::Replica(address.clone())
-            }
+            (None, Some(address)) if is_replica && self.follower().is_some() => Role::Replica(address.clone()),
             _ => Role::Leader,
         })
     }
