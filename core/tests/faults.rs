@@ -2,8 +2,10 @@
 #![cfg(feature = "native")]
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -271,4 +273,94 @@ fn a_full_buffer_makes_callers_wait_and_lets_them_go_on() {
         producer.close(LONG).await.unwrap();
         assert_eq!(producer.buffered_bytes(), 0);
     });
+}
+
+/// A transport that keeps answers to Produce until it is told.
+#[derive(Clone, Debug)]
+struct Keeping {
+    inner: Arc<dyn Transport>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    released: bool,
+    /// Who waits, by the order of the requests.
+    wakers: Vec<Option<Waker>>,
+}
+
+impl Transport for Keeping {
+    fn call<'a>(&'a self, to: &'a Endpoint, request: Request) -> BoxFuture<'a, Result<Response>> {
+        if !matches!(request, Request::Produce(_)) {
+            return self.inner.call(to, request);
+        }
+        Box::pin(async move {
+            let response = self.inner.call(to, request).await?;
+            let mut place = None;
+            poll_fn(|cx| {
+                let mut kept = self.kept.lock().unwrap();
+                if kept.released {
+                    return Poll::Ready(());
+                }
+                let place = *place.get_or_insert_with(|| {
+                    kept.wakers.push(None);
+                    kept.wakers.len() - 1
+                });
+                kept.wakers[place] = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            Ok(response)
+        })
+    }
+
+    fn versions<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, Result<Arc<Versions>>> {
+        self.inner.versions(to)
+    }
+
+    fn close(&self, to: &Endpoint) {
+        self.inner.close(to);
+    }
+
+    fn separate(&self) -> Arc<dyn Transport> {
+        Arc::new(Self { inner: self.inner.separate(), ..self.clone() })
+    }
+}
+
+#[test]
+fn batches_are_settled_in_their_order_whichever_call_is_looked_at_first() {
+    let world = World::new(1);
+    world.create("t", 1);
+    let kept = Arc::new(Mutex::new(Kept::default()));
+    let (_, config) = ProducerConfig::from_options(&world.options().with("acks", 1_i64)).unwrap();
+    let transport = Keeping { inner: Arc::new(world.broker.embedded().clone()), kept: Arc::clone(&kept) };
+    let client = Client::new(Arc::new(transport), world.runtime.clock(), ClientConfig::default());
+    let (producer, driver) = Producer::new(client, config);
+    world.runtime.spawn(driver);
+    let settled = Arc::new(Mutex::new(Vec::new()));
+    let clock = world.runtime.clock();
+    world.runtime.block_on(async {
+        let mut tickets = Vec::new();
+        for number in 0..3 {
+            let ticket = producer.send_waiting("t", Some(0), None, None, Some(b"x"), &[]).await.unwrap();
+            let settled = Arc::clone(&settled);
+            ticket.batch().on_settled(move || settled.lock().unwrap().push(number));
+            tickets.push(ticket);
+            while kept.lock().unwrap().wakers.len() <= number {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        }
+        {
+            // The last is woken first, as by something else, and the answers are there before it looks.
+            let mut kept = kept.lock().unwrap();
+            kept.released = true;
+            for waker in kept.wakers.iter_mut().rev() {
+                waker.take().unwrap().wake();
+            }
+        }
+        for ticket in tickets {
+            ticket.wait().await.unwrap();
+        }
+    });
+    assert_eq!(*settled.lock().unwrap(), [0, 1, 2]);
 }

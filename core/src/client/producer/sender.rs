@@ -390,7 +390,7 @@ fn expiry(opened: Duration, now: Duration, last: Option<&Error>) -> Error {
 
 /// Something that the driver waited for.
 enum Event {
-    Produced { node: i32, sent: Vec<(SlotId, u64)>, result: Result<ProduceResponse> },
+    Produced { number: u64, node: i32, sent: Vec<(SlotId, u64)>, result: Result<ProduceResponse> },
     Identified(Result<InitProducerIdResponse>),
     Refreshed(Result<Arc<Cluster>>),
 }
@@ -423,6 +423,8 @@ pub(super) struct Sender {
     refresh: Errand,
     wants_metadata: bool,
     refreshed_at: Duration,
+    /// How many requests were sent.
+    requests: u64,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     timer: Option<(Duration, BoxFuture<'static, ()>)>,
 }
@@ -453,6 +455,7 @@ impl Sender {
             refresh: Errand::default(),
             wants_metadata: false,
             refreshed_at,
+            requests: 0,
             events: FuturesUnordered::new(),
             timer: None,
         }
@@ -464,23 +467,29 @@ impl Sender {
             let now = self.shared.client.clock().monotonic();
             let Some(wake_at) = self.pass(now) else { return };
             self.set_timer(wake_at, now);
-            let event = poll_fn(|cx| {
-                if let Poll::Ready(Some(event)) = self.events.poll_next_unpin(cx) {
-                    return Poll::Ready(Some(event));
+            let mut events = Vec::new();
+            poll_fn(|cx| {
+                while let Poll::Ready(Some(event)) = self.events.poll_next_unpin(cx) {
+                    events.push(event);
                 }
-                if self.shared.driver.poll_take(cx).is_ready() {
-                    return Poll::Ready(None);
+                if !events.is_empty() || self.shared.driver.poll_take(cx).is_ready() {
+                    return Poll::Ready(());
                 }
                 if let Some((_, timer)) = &mut self.timer
                     && timer.as_mut().poll(cx).is_ready()
                 {
                     self.timer = None;
-                    return Poll::Ready(None);
+                    return Poll::Ready(());
                 }
                 Poll::Pending
             })
             .await;
-            if let Some(event) = event {
+            // Which of the calls was looked at first says nothing: answers came in the order of their requests.
+            events.sort_by_key(|event| match event {
+                Event::Produced { number, .. } => *number,
+                Event::Identified(_) | Event::Refreshed(_) => 0,
+            });
+            for event in events {
                 self.handle(event);
             }
         }
@@ -703,9 +712,11 @@ impl Sender {
             timeout_ms: i32::try_from(client.config().request_timeout_ms).unwrap_or(i32::MAX),
             topic_data: topics,
         };
+        self.requests += 1;
+        let number = self.requests;
         self.events.push(Box::pin(async move {
             let result = client.call_node(node, request).await;
-            Event::Produced { node, sent, result }
+            Event::Produced { number, node, sent, result }
         }));
     }
 
@@ -770,7 +781,7 @@ impl Sender {
     fn handle(&mut self, event: Event) {
         let now = self.shared.client.clock().monotonic();
         match event {
-            Event::Produced { node, sent, result } => {
+            Event::Produced { node, sent, result, .. } => {
                 self.finish(node);
                 self.handle_produced(sent, result, now);
             }
