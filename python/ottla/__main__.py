@@ -1,35 +1,32 @@
-"""`python -m ottla`, and the command `ottla`.
+"""`python -m ottla`, the same as the command `ottla`.
 
-Everything but `run` is one Rust function. `run` starts a Python script, so it lives in `ottla.run`.
+Everything but `run` is the native program that the wheel brings. `run` starts a Python script, so it lives in `ottla.run`.
 """
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 
-from ottla import _ottla
+from ottla.cli import program
 
 __all__ = ["main"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+def main() -> int:
+    """Run the command line. Returns the exit code of `run`; in any other case this process becomes the program.
 
-    Args:
-        argv: The arguments without the program's name; the program's own if left out.
+    Raises:
+        FileNotFoundError: The program is not there.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:]
     if arguments[:1] == ["run"]:
         from ottla import run
 
         return run.main(arguments[1:])
-    # Python would only note Ctrl-C until the Rust function returns; the system's own answer ends the process.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        return _ottla.main(["ottla", *arguments], [sys.executable, "-m", "ottla"])
-    finally:
-        signal.signal(signal.SIGINT, before)
+    path = program()
+    sys.stdout.flush()
+    os.execv(path, ["ottla", *arguments])  # noqa: S606  (no shell is meant)
 
 
 if __name__ == "__main__":

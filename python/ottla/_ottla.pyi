@@ -45,9 +45,6 @@ BEGINNING: int
 END: int
 """As a time: after the last record."""
 
-def main(argv: Sequence[str], program: Sequence[str]) -> int:
-    """Run the command line; `argv[0]` is the program's name, and `program` starts it again. Returns the exit code."""
-
 def error_codes() -> list[tuple[int, str, str, bool, bool]]:
     """Every code of a broker: code, name, meaning, whether it is retriable, whether metadata is stale."""
 

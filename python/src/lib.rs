@@ -66,10 +66,4 @@ mod _ottla {
     fn murmur2(data: &[u8]) -> u32 {
         ottla::client::murmur2(data)
     }
-
-    /// Run the command line; `argv[0]` is the program's name, and `program` starts it again. Returns the exit code.
-    #[pyfunction]
-    fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>, program: Vec<std::ffi::OsString>) -> u8 {
-        py.detach(|| ottla::native::cli::main(argv, &program))
-    }
 }

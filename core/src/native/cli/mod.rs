@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -137,9 +138,8 @@ impl Output {
     }
 }
 
-/// Runs the command line `args` (the program's name first) and returns the exit code. `program` is how to start this program
-/// again: its file, and what comes before a command's name.
-pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program: &[OsString]) -> u8 {
+/// Runs the command line `args` (the program's name first) and returns the exit code.
+pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -163,7 +163,7 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program
         Command::Restore(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),
         Command::Check(command) => command.run(output),
-        Command::Demo(command) => command.run(output, program),
+        Command::Demo(command) => command.run(output),
         Command::Run { args } => return run_python(&args),
     };
     match outcome {
@@ -186,17 +186,31 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, program
     }
 }
 
-/// Returns when the process is asked to end.
-async fn wait_for_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        outcome = tokio::signal::ctrl_c() => outcome?,
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+/// The signals that ask the process to end, heard from when this is made: before that they end it on the spot.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Called in a task of the runtime.
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
-    Ok(())
+
+    /// Returns when one has come.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }
 
 /// `ottla run` is the Python package's.

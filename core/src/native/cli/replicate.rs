@@ -11,7 +11,7 @@ use serde_json::json;
 use super::connection::ConnectionArgs;
 use super::copies::{progress_bar, report, show};
 use super::position::parse_time;
-use super::{Output, table, wait_for_signal};
+use super::{Output, Signals, table};
 use crate::native::pipe::{OpenSource, Place};
 use crate::native::{Replica, ReplicaOptions, Runtime};
 use crate::replication::{Begin, Follower, Member, PartitionCopied, Portion, Recreated, Role, Selection};
@@ -174,12 +174,13 @@ async fn once(replica: &Replica, full: bool, output: Output) -> Result<()> {
 async fn follow(replica: &Replica, output: Output) -> Result<()> {
     replica.follow()?;
     let Some(follower) = replica.follower() else { return Err(replica.failed().await) };
+    let mut signals = Signals::listen()?;
     output.say("following; Ctrl-C ends it");
     let begun = Instant::now();
     let ended = tokio::select! {
         failed = replica.failed() => Err(failed),
         never = watch(|| Following::of(&follower), output) => never,
-        asked = wait_for_signal() => asked,
+        () = signals.wait() => Ok(()),
     };
     ended?;
     let now = Following::of(&follower);

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::connection::ConnectionArgs;
 use super::copies::TopicsArg;
 use super::replicate::{Following, watch};
-use super::{Output, wait_for_signal};
+use super::{Output, Signals};
 use crate::broker::{AckLatency, BrokerConfig, Durability, Step, Traced};
 use crate::native::pipe::Place;
 use crate::native::{LocalBroker, Location, Node, NodeOptions, Runtime};
@@ -142,6 +142,8 @@ impl Serve {
             Role::Follower(leader) => Some(self.follow.clone().unwrap_or_else(|| leader.endpoint().to_string())),
             _ => self.follow.clone(),
         };
+        // Before anybody hears that this is here: who does may end it at once.
+        let mut signals = runtime.block_on(async { Signals::listen() })?;
         let ready_ms = started.elapsed().as_secs_f64() * 1e3;
         let data = broker.location().to_string();
         let mirroring = follows.as_ref().map(|_| if self.is_synchronous() { "sync" } else { "async" });
@@ -172,7 +174,7 @@ impl Serve {
             let ended = tokio::select! {
                 ended = driver => ended,
                 never = watch(|| Following::of_member(node.member()), output) => never,
-                asked = wait_for_signal() => asked,
+                () = signals.wait() => Ok(()),
             };
             ended?;
             if follows.is_none() {

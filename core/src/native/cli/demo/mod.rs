@@ -5,7 +5,6 @@ mod processes;
 mod summary;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use self::processes::Server;
 use self::summary::{BackupCost, Copied, FollowerLoss, Summary};
 use super::position::Position;
 use super::topics::partitions_of;
-use super::{Output, table};
+use super::{Output, Signals, table};
 use crate::backup::{Backup, BackupOptions, RestoreOptions, SnapshotSource, restore};
 use crate::broker::BrokerConfig;
 use crate::client::config::IsolationLevel;
@@ -72,8 +71,7 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    /// `program` is how to start this program again.
-    pub(super) fn run(self, output: Output, program: &[OsString]) -> Result<()> {
+    pub(super) fn run(self, output: Output) -> Result<()> {
         let home = Home::make(self.keep.as_deref())?;
         let story = Story {
             runtime: Runtime::new()?,
@@ -82,7 +80,7 @@ impl Demo {
             home: home.path.clone(),
             topic: format!("demo-{}", &random_id_text()[..8]),
         };
-        story.remove_when_interrupted(&home);
+        story.remove_when_interrupted(&home)?;
         let events = story.phase("read the records", |bar| {
             let events = match (&self.csv, &self.key, &self.time) {
                 (Some(csv), Some(key), Some(time)) => {
@@ -100,7 +98,7 @@ impl Demo {
         }
         let summary = match &self.kafka {
             Some(address) => story.with_kafka(&events, address)?,
-            None => story.with_followers(&events, program)?,
+            None => story.with_followers(&events)?,
         };
         if let Some(dir) = &self.keep {
             output.say(format!("kept in {}", dir.display()));
@@ -200,15 +198,15 @@ struct Story {
 
 impl Story {
     /// An embedded leader, one synchronous and one asynchronous follower; the leader is killed.
-    fn with_followers(&self, events: &[Event], program: &[OsString]) -> Result<Summary> {
+    fn with_followers(&self, events: &[Event]) -> Result<Summary> {
         let plan = Plan::of(events.len(), true);
         let (mut leader, mut followers) = self.phase("start a leader and two followers", |_| {
-            let leader = Server::start(program, &self.home, "leader", &[])?;
+            let leader = Server::start(&self.home, "leader", &[])?;
             let synchronous = ["--follow", &leader.address, "--topics", &self.topic, "--mirroring", "sync"];
             let asynchronous = ["--follow", &leader.address, "--topics", &self.topic, "--mirroring", "async"];
             // They follow whatever has the name, so that it can be made after.
-            let synchronous = Server::start(program, &self.home, "synchronous", &synchronous)?;
-            let asynchronous = Server::start(program, &self.home, "asynchronous", &asynchronous)?;
+            let synchronous = Server::start(&self.home, "synchronous", &synchronous)?;
+            let asynchronous = Server::start(&self.home, "asynchronous", &asynchronous)?;
             Ok(((leader, [synchronous, asynchronous]), "3 processes".to_owned()))
         })?;
         let place = Place::Address(leader.address.clone());
@@ -725,18 +723,19 @@ impl Story {
     }
 
     /// Ctrl-C and SIGTERM end it and leave nothing behind.
-    fn remove_when_interrupted(&self, home: &Home) {
+    fn remove_when_interrupted(&self, home: &Home) -> Result<()> {
         let path = (!home.is_kept).then(|| home.path.clone());
+        let mut signals = self.runtime.block_on(async { Signals::listen() })?;
         self.runtime.spawn(async move {
-            if super::wait_for_signal().await.is_ok() {
-                processes::kill_all();
-                if let Some(path) = path {
-                    // Nothing depends on it.
-                    let _ = std::fs::remove_dir_all(path);
-                }
-                std::process::exit(130);
+            signals.wait().await;
+            processes::kill_all();
+            if let Some(path) = path {
+                // Nothing depends on it.
+                let _ = std::fs::remove_dir_all(path);
             }
+            std::process::exit(130);
         });
+        Ok(())
     }
 }
 

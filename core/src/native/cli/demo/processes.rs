@@ -1,6 +1,5 @@
 //! Brokers as processes of their own, so that they can be killed.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -45,13 +44,10 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts `ottla serve` on a free port over `home/name`, with `arguments` more, and waits until it is ready.
-    pub(super) fn start(program: &[OsString], home: &Path, name: &'static str, arguments: &[&str]) -> Result<Self> {
+    pub(super) fn start(home: &Path, name: &'static str, arguments: &[&str]) -> Result<Self> {
         let log = home.join(format!("{name}.log"));
-        let (first, rest) = program
-            .split_first()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the program does not know how it was started"))?;
-        let mut child = Command::new(first)
-            .args(rest)
+        let program = std::env::current_exe()?;
+        let mut child = Command::new(&program)
             .args(["serve", "--json", "--listen", "127.0.0.1:0", "--data"])
             .arg(home.join(name))
             .args(arguments)
@@ -59,7 +55,7 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?)
             .spawn()
-            .map_err(|error| Error::from(error).context(format_args!("cannot start {}", first.display())))?;
+            .map_err(|error| Error::from(error).context(format_args!("cannot start {}", program.display())))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(pid);
         let said = Arc::new(Mutex::new(Value::Null));
