@@ -63,7 +63,8 @@ pub(super) struct Sealed {
 /// What a partition has on its way, and how its sequence goes on. Decides; does not wait.
 ///
 /// After a failure nothing new is sent until all that is outstanding is settled: then what failed goes again, in order, with
-/// its sequence unchanged, or renumbered when the broker's sequence is known to have moved otherwise.
+/// its sequence unchanged, or renumbered when the broker's sequence is known to have moved otherwise. What the broker may have
+/// under a number is never sent under another in the same epoch.
 #[derive(Debug)]
 pub(super) struct Lane {
     identity: Identity,
@@ -84,6 +85,9 @@ pub(super) struct Lane {
     /// One was given up that may have been written. What goes again keeps its number until the broker has said of each whether
     /// it has it: under another number it could be there twice. Nothing new is sent until then.
     doubtful: bool,
+    /// The place of the first batch that was refused: the broker has nothing behind it. What goes again from before it may be
+    /// there, and is asked for under its number first.
+    refused: Option<u64>,
     retry_at: Duration,
     failures: u32,
     /// Why something has to be sent again, as was said last.
@@ -103,7 +107,7 @@ pub(super) struct Lane {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Renumber {
     No,
-    /// A batch was refused and left a gap: those after it close up.
+    /// A batch was refused and left a gap: those after it close up; under a new epoch if they were sent, for they may still arrive.
     CloseUp,
     /// Nobody knows what the broker has: begin again under a new epoch.
     NewEpoch,
@@ -136,6 +140,7 @@ impl Lane {
             recovering: false,
             renumber: Renumber::No,
             doubtful: false,
+            refused: None,
             retry_at: Duration::ZERO,
             failures: 0,
             last_error: None,
@@ -212,9 +217,26 @@ impl Lane {
         self.fault(Renumber::NewEpoch, now);
     }
 
+    /// The batch at `order` was refused, or is divided: those behind it close up.
+    fn refuse(&mut self, order: u64, now: Duration) {
+        self.refused = Some(self.refused.map_or(order, |refused| refused.min(order)));
+        self.fault(Renumber::CloseUp, now);
+    }
+
+    /// Whether the first of those that go again keeps its number, because the broker may have it.
+    fn is_first_kept(&self) -> bool {
+        let is_kept = |sealed: &Sealed| self.doubtful || self.refused.is_some_and(|refused| sealed.order < refused);
+        self.again.front().is_some_and(is_kept)
+    }
+
+    /// Whether numbers are given anew before anything else is sent.
+    fn is_held(&self) -> bool {
+        self.recovering || ((self.doubtful || self.refused.is_some()) && !self.is_first_kept())
+    }
+
     /// Whether all that is on its way is settled after a failure, so that sending can go on.
     fn may_recover(&self) -> bool {
-        self.outstanding.is_empty() && (self.recovering || (self.doubtful && self.again.is_empty()))
+        self.outstanding.is_empty() && self.is_held()
     }
 
     /// What a broker's answer means for `sealed`, which was just taken out; keeps the sequence's books.
@@ -260,7 +282,9 @@ impl Lane {
                     // The broker has not what was given up, and so not this, nor will it take it. It may still be on its way.
                     return Verdict::Failed(answer.error(sealed));
                 }
-                if first && sealed.led && self.renumber == Renumber::No {
+                let is_kept = self.refused.is_some_and(|refused| sealed.order < refused);
+                if first && sealed.led && (self.renumber == Renumber::No || is_kept) {
+                    self.refused = None;
                     self.fault(Renumber::NewEpoch, now);
                 }
             }
@@ -275,7 +299,7 @@ impl Lane {
                 if sealed.tries > 1 {
                     self.give_up(now);
                 } else {
-                    self.fault(Renumber::CloseUp, now);
+                    self.refuse(sealed.order, now);
                 }
                 return Verdict::Failed(answer.error(sealed));
             }
@@ -307,16 +331,29 @@ impl Lane {
         self.again.insert(place, sealed);
     }
 
+    /// Whether one that was sent would get another number. It may still arrive under the one that it had.
+    fn moves_what_was_sent(&self) -> bool {
+        let mut next = self.expected;
+        self.again.iter().any(|sealed| {
+            let moves = sealed.tries > 0 && sealed.batch.base_sequence() != next;
+            next = following(next, sealed.batch.record_count());
+            moves
+        })
+    }
+
     /// All that was outstanding is answered: what failed is numbered anew where that is needed, and sending goes on.
     ///
     /// A new epoch is taken from `current`, which is raised if the lane was on it; it is -1 when there are no more.
     pub(super) fn recover(&mut self, current: &mut Identity) {
-        if self.doubtful && !self.again.is_empty() {
+        if self.is_first_kept() {
             self.recovering = false;
             return;
         }
-        self.doubtful = false;
-        let how = std::mem::replace(&mut self.renumber, Renumber::No);
+        (self.doubtful, self.refused) = (false, None);
+        let how = match std::mem::replace(&mut self.renumber, Renumber::No) {
+            Renumber::CloseUp if self.moves_what_was_sent() => Renumber::NewEpoch,
+            how => how,
+        };
         if how == Renumber::No || self.identity == Identity::NONE {
             self.recovering = false;
             return;
@@ -595,7 +632,7 @@ impl Sender {
         for &id in &self.active {
             let lane = &mut self.lanes[id];
             let waiting = if lane.again.is_empty() { accumulator.waiting(id) } else { Waiting::Due };
-            if waiting == Waiting::Nothing || lane.recovering || (lane.doubtful && lane.again.is_empty()) {
+            if waiting == Waiting::Nothing || lane.is_held() {
                 continue;
             }
             if lane.leader.0 != cluster.generation {
@@ -679,7 +716,8 @@ impl Sender {
                         },
                         Err(error) => {
                             // Its sequence was given out: those after it close up.
-                            lane.fault(Renumber::CloseUp, now);
+                            let order = lane.order();
+                            lane.refuse(order, now);
                             filling.state.settle(Outcome::Failed(Error::new(ErrorKind::Internal, error.to_string())));
                             released += filling.size;
                             continue;
@@ -887,7 +925,7 @@ impl Sender {
                             lane.resend(part);
                         }
                         drop(accumulator);
-                        lane.fault(Renumber::CloseUp, now);
+                        lane.refuse(sealed.order, now);
                         settled.push((sealed.state, Outcome::Split(states)));
                     }
                     Err(error) => {
@@ -1019,7 +1057,7 @@ fn split(sealed: &Sealed, config: &ProducerConfig) -> Result<Vec<(u32, Sealed)>,
             order: sealed.order + u64::from(first),
             opened: sealed.opened,
             size,
-            tries: sealed.tries,
+            tries: 0,
             led: false,
         };
         parts.push((first, part));

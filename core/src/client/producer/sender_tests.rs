@@ -112,6 +112,39 @@ fn the_number_of_one_that_is_refused_after_it_was_sent_twice_is_not_given_to_ano
 }
 
 #[test]
+fn what_may_be_written_before_one_that_is_refused_keeps_its_number() {
+    let (mut lane, mut identity) = lane();
+    let orders: Vec<u64> = (0..4).map(|_| send(&mut lane)).collect();
+    answer(&mut lane, orders[0], Some(ErrorCode::NONE));
+    // Written, and the answer lost: the one behind it is there, too.
+    assert!(matches!(answer(&mut lane, orders[1], None), Verdict::Again { .. }));
+    assert!(matches!(answer(&mut lane, orders[2], Some(ErrorCode::NONE)), Verdict::Delivered));
+    assert!(matches!(answer(&mut lane, orders[3], Some(ErrorCode::INVALID_TIMESTAMP)), Verdict::Failed(_)));
+    assert!(lane.may_recover());
+    lane.recover(&mut identity);
+    assert_eq!(numbers(&lane), [(0, 1)]);
+    let order = send_again(&mut lane);
+    assert!(lane.is_held(), "nothing new before it is known");
+    assert!(matches!(answer(&mut lane, order, Some(ErrorCode::DUPLICATE_SEQUENCE_NUMBER)), Verdict::Delivered));
+    assert!(lane.may_recover());
+    lane.recover(&mut identity);
+    assert!(!lane.is_held());
+    assert_eq!(lane.number(1), ProducerFields { producer_id: 7, producer_epoch: 0, base_sequence: 3 });
+}
+
+#[test]
+fn what_closes_up_after_it_was_sent_does_so_in_a_new_epoch() {
+    let (mut lane, mut identity) = lane();
+    let orders: Vec<u64> = (0..3).map(|_| send(&mut lane)).collect();
+    answer(&mut lane, orders[0], Some(ErrorCode::NONE));
+    assert!(matches!(answer(&mut lane, orders[1], Some(ErrorCode::INVALID_TIMESTAMP)), Verdict::Failed(_)));
+    // It may still be on its way: under the number that follows the one that it is given it would be there twice.
+    assert!(matches!(answer(&mut lane, orders[2], None), Verdict::Again { .. }));
+    lane.recover(&mut identity);
+    assert_eq!(numbers(&lane), [(1, 0)]);
+}
+
+#[test]
 fn a_batch_is_due_at_its_deadline_and_not_only_behind_it() {
     let config = ProducerConfig::default();
     let mut accumulator = Accumulator::new(&config, 1);
