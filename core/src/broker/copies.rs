@@ -298,7 +298,7 @@ impl Broker {
         let partition = self.partition_mut(id);
         if start > partition.log.start() {
             partition.log.set_start(start)?;
-            partition.after_truncation();
+            partition.after_start_moved();
             self.remember(vec![Change::set(format!("start/{topic_id}/{index}"), &start)?], now)?;
             self.moved.insert(id);
             self.settle(now);

@@ -968,7 +968,7 @@ impl Broker {
                 Ok(gone) if gone.is_empty() => {}
                 Ok(gone) => {
                     removals.extend(gone);
-                    partition.after_truncation();
+                    partition.after_start_moved();
                     self.moved.insert(PartitionId(at));
                 }
                 Err(error) => {

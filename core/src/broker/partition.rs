@@ -114,13 +114,20 @@ impl Partition {
     /// The log was cut or emptied: nothing above its end counts any more.
     pub(crate) fn after_truncation(&mut self) {
         let end = self.log.end();
+        // What comes in the place of what was cut is another's, and may be read when the source says so.
+        self.limit = self.limit.map(|limit| limit.min(end));
+        self.after_start_moved();
+    }
+
+    /// The log begins later than it did, or has nothing any more. How far its source lets readers go stays as it was told, beyond
+    /// the end perhaps: it is told once.
+    pub(crate) fn after_start_moved(&mut self) {
+        let end = self.log.end();
         self.synced_end = self.synced_end.min(end);
         self.syncing = self.syncing.map(|syncing| syncing.min(end));
         if self.log.start() == end {
             self.synced_end = end;
         }
-        // What comes in the place of what was cut is another's, and may be read when the source says so.
-        self.limit = self.limit.map(|limit| limit.min(end));
         self.high_watermark = self.high_watermark.clamp(self.log.start(), end);
         self.advance();
     }

@@ -1524,6 +1524,20 @@ fn what_replaces_a_copys_cut_end_is_shown_when_its_source_shows_it() {
     assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "c")]));
 }
 
+#[test]
+fn how_far_a_copy_may_be_read_outlasts_that_its_start_is_raised() {
+    let mut shell = Shell::open(&MemoryDevice::new());
+    let copy = Copy { name: "t".to_owned(), id: Uuid::from_u128(1), partitions: 1, configs: Default::default() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    shell.broker.append_copy("t", 0, &[batch(&["a"]).stamped(0, 0), batch(&["b"]).stamped(1, 0)], NOW).unwrap();
+    // The source shows more than has come so far, and says so once.
+    shell.broker.raise_high_watermark("t", 0, 3, NOW).unwrap();
+    shell.broker.raise_start("t", 0, 1, NOW).unwrap();
+    shell.broker.append_copy("t", 0, &[batch(&["c"]).stamped(2, 0)], NOW).unwrap();
+    shell.drain();
+    assert_eq!(shell.values("t", 1), texts(&[(1, "b"), (2, "c")]));
+}
+
 /// The steps that were taken since this was asked last, with the offsets of what took them.
 fn steps(shell: &mut Shell) -> Vec<(Step, Option<(i64, i64)>)> {
     std::iter::from_fn(|| shell.broker.poll_step()).map(|traced| (traced.step, traced.offsets)).collect()

@@ -502,7 +502,7 @@ impl Broker {
         }
         if to > partition.log.start() {
             partition.log.set_start(to).map_err(|error| code_of(&error))?;
-            partition.after_truncation();
+            partition.after_start_moved();
             self.moved.insert(id);
             let change = Change::set(format!("start/{topic_id}/{index}"), &to).map_err(|error| code_of(&error))?;
             self.remember(vec![change], now).map_err(|error| code_of(&error))?;

@@ -112,7 +112,7 @@ async fn fault(world: &Arc<World>) {
                 follower.stop();
             }
             executor.sleep(executor.draw_ms(100..5_000)).await;
-            if world.claim(number) {
+            if world.wait_for(PATIENCE, || world.claim(number)).await {
                 if number != world.leader() {
                     world.follow(number);
                 }
