@@ -7,6 +7,8 @@
 
 mod check;
 mod contents;
+mod kraft;
+mod log_directory;
 pub mod manifest;
 pub mod objects;
 mod recording;
@@ -36,6 +38,7 @@ use repository::Place;
 
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use contents::SnapshotSource;
+pub use log_directory::{DirectoryOptions, Planned, restore_directories};
 pub use objects::{MemoryObjects, ObjectStore};
 pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
 pub use restore::{RestoreOptions, Restored, restore};

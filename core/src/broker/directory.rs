@@ -14,13 +14,16 @@ use crate::storage::Device;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// Kafka's file of the offsets below which everything was synced.
-const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 
 /// Kafka's file of the offsets below which logs are compacted.
-const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+pub(crate) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
+
+/// Kafka's file of the high watermarks.
+pub(crate) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 
 /// Kafka's file of the log start offsets that lie inside a segment.
-const LOG_STARTS: &str = "log-start-offset-checkpoint";
+pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 
 /// Writes Kafka's checkpoints: one writer at a time, and nothing that is older than what was written last.
 #[derive(Debug)]
@@ -94,7 +97,7 @@ impl Broker {
                 continue;
             }
             // A power cut may have taken the id, but not what is known of the deletion.
-            let id = self.read_partition_metadata(dir)?.or_else(|| {
+            let id = read_topic_id(&*self.device, dir)?.or_else(|| {
                 let unknown = !known.contains_key(topic);
                 deleted.iter().find(|(_, name)| unknown && *name == topic).map(|(id, _)| *id)
             });
@@ -129,9 +132,9 @@ impl Broker {
         }
         let checkpoints = RootCheckpoints {
             clean,
-            starts: self.read_checkpoint(LOG_STARTS)?,
-            recovery_points: self.read_checkpoint(RECOVERY_POINTS)?,
-            cleaner_offsets: self.read_checkpoint(CLEANER_OFFSETS)?,
+            starts: read_checkpoint(&*self.device, LOG_STARTS)?,
+            recovery_points: read_checkpoint(&*self.device, RECOVERY_POINTS)?,
+            cleaner_offsets: read_checkpoint(&*self.device, CLEANER_OFFSETS)?,
         };
         for (name, stored) in &known {
             if let Err(error) = self.open_topic(name, stored, &checkpoints, now) {
@@ -227,11 +230,7 @@ impl Broker {
             log::warn!("recovered partition={dir}: {recovery}");
             self.recovered.push((dir.clone(), recovery));
         }
-        let metadata = format!("{dir}/partition.metadata");
-        if !self.device.exists(&metadata)? {
-            let text = format!("version: 0\ntopic_id: {}\n", uuid_text(topic_id));
-            self.device.create(&metadata)?.append(&[text.as_bytes()])?;
-        }
+        write_topic_id(&*self.device, &dir, topic_id)?;
         let id = PartitionId(self.partitions.len());
         let waits_for_sync = self.device.is_durable() && durability == Durability::Sync;
         let mut partition = Partition::new(Arc::clone(name), index, log, self.leader_epoch, waits_for_sync, synced_end);
@@ -248,35 +247,6 @@ impl Broker {
     /// Whether a directory has a segment in it.
     fn holds_log(&self, dir: &str) -> Result<bool> {
         Ok(self.device.list(dir)?.iter().any(|entry| !entry.is_dir && entry.name.ends_with(".log")))
-    }
-
-    /// The topic id that a directory's `partition.metadata` tells, if there is one.
-    fn read_partition_metadata(&self, dir: &str) -> Result<Option<Uuid>> {
-        let path = format!("{dir}/partition.metadata");
-        if !self.device.exists(&path)? {
-            return Ok(None);
-        }
-        let bytes = self.device.read(&path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.lines().find_map(|line| line.strip_prefix("topic_id: ")).and_then(|id| uuid_from_text(id.trim())))
-    }
-
-    /// One of Kafka's checkpoints of a log directory: an offset for each topic and partition.
-    fn read_checkpoint(&self, path: &str) -> Result<BTreeMap<(String, i32), i64>> {
-        if !self.device.exists(path)? {
-            return Ok(BTreeMap::new());
-        }
-        let bytes = self.device.read(path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text
-            .lines()
-            .skip(2)
-            .filter_map(|line| {
-                let mut words = line.split_ascii_whitespace();
-                let (topic, partition, offset) = (words.next()?, words.next()?, words.next()?);
-                Some(((topic.to_owned(), partition.parse().ok()?), offset.parse().ok()?))
-            })
-            .collect())
     }
 
     /// Kafka's checkpoint of what is compacted.
@@ -298,7 +268,7 @@ impl Broker {
             (LOG_STARTS, checkpoint_text(starts)),
             (RECOVERY_POINTS, checkpoint_text(ends)),
             (CLEANER_OFFSETS, self.cleaner_offsets()),
-            ("replication-offset-checkpoint", checkpoint_text(watermarks)),
+            (HIGH_WATERMARKS, checkpoint_text(watermarks)),
         ];
         // A task that is under way still writes nothing after this.
         self.checkpoint_writer.write(u64::MAX, &files)
@@ -320,15 +290,59 @@ impl Broker {
     }
 }
 
-/// A checkpoint file of Kafka's: version, count, and a line for each partition.
 fn checkpoint_text<'a>(offsets: impl Iterator<Item = (&'a Partition, i64)>) -> String {
+    let offsets = offsets.map(|(partition, offset)| ((partition.topic.to_string(), partition.index), offset));
+    checkpoint_of(&offsets.collect())
+}
+
+/// The topic id that a partition's directory tells in Kafka's `partition.metadata`, if there is one.
+pub(crate) fn read_topic_id(device: &dyn Device, dir: &str) -> Result<Option<Uuid>> {
+    let path = format!("{dir}/partition.metadata");
+    if !device.exists(&path)? {
+        return Ok(None);
+    }
+    let bytes = device.read(&path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.lines().find_map(|line| line.strip_prefix("topic_id: ")).and_then(|id| uuid_from_text(id.trim())))
+}
+
+/// Says in a partition's directory which topic it is of, unless that is said.
+pub(crate) fn write_topic_id(device: &dyn Device, dir: &str, topic_id: Uuid) -> Result<()> {
+    let path = format!("{dir}/partition.metadata");
+    if !device.exists(&path)? {
+        let text = format!("version: 0\ntopic_id: {}\n", uuid_text(topic_id));
+        device.create(&path)?.append(&[text.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// One of Kafka's checkpoints of a log directory: an offset for each topic and partition.
+pub(crate) fn read_checkpoint(device: &dyn Device, path: &str) -> Result<BTreeMap<(String, i32), i64>> {
+    if !device.exists(path)? {
+        return Ok(BTreeMap::new());
+    }
+    let bytes = device.read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text
+        .lines()
+        .skip(2)
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let (topic, partition, offset) = (words.next()?, words.next()?, words.next()?);
+            Some(((topic.to_owned(), partition.parse().ok()?), offset.parse().ok()?))
+        })
+        .collect())
+}
+
+/// The text of one of Kafka's checkpoints: version, count, and a line for each partition.
+pub(crate) fn checkpoint_of(offsets: &BTreeMap<(String, i32), i64>) -> String {
     let lines: Vec<String> =
-        offsets.map(|(partition, offset)| format!("{} {} {offset}\n", partition.topic, partition.index)).collect();
+        offsets.iter().map(|((topic, partition), offset)| format!("{topic} {partition} {offset}\n")).collect();
     format!("0\n{}\n{}", lines.len(), lines.concat())
 }
 
 /// A topic id as Kafka writes it: URL-safe base64 without padding.
-pub(super) fn uuid_text(id: Uuid) -> String {
+pub(crate) fn uuid_text(id: Uuid) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = id.as_u128();
     (0..22)
@@ -341,7 +355,7 @@ pub(super) fn uuid_text(id: Uuid) -> String {
 }
 
 /// The reverse of [`uuid_text`].
-pub(super) fn uuid_from_text(text: &str) -> Option<Uuid> {
+pub(crate) fn uuid_from_text(text: &str) -> Option<Uuid> {
     if text.len() != 22 {
         return None;
     }

@@ -12,7 +12,7 @@ mod cluster;
 mod config;
 mod configs;
 mod copies;
-mod directory;
+pub(crate) mod directory;
 mod fetch;
 mod groups;
 mod latency;

@@ -4,21 +4,23 @@
 //! These functions open what is named, in an order in which a wrong name leaves nothing behind, and call
 //! [`crate::replication`] and [`crate::backup`]. Their futures run on the threads of a [`Runtime`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::files::FileDevice;
 use super::objects::FileObjects;
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
-    self, Backup, BackupOptions, CheckOptions, CheckReport, ObjectStore, Repository, RestoreOptions, Restored,
-    SnapshotSource,
+    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, ObjectStore, Planned, Repository,
+    RestoreOptions, Restored, SnapshotSource,
 };
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
 use crate::replication::{ClusterSource, Identity, Progress, Selection, Source as _};
+use crate::storage::Device;
 use crate::{Error, ErrorKind, Result};
 
 /// How long a first broker may take to answer, unless an option says: a person waits for it.
@@ -236,6 +238,53 @@ pub async fn restore(
     let restored = backup::restore(&source, local.embedded(), &RestoreOptions::default(), progress).await?;
     local.release()?;
     Ok(restored)
+}
+
+/// Restores `topics` of the snapshot that `snapshot` names to `directories`: all log directories (`log.dirs`) of a Kafka broker,
+/// which does not run. Returns the plan, and what was done unless only the plan was wanted.
+///
+/// # Errors
+/// See [`backup::restore_directories`]. `Fenced` if the broker runs; `Full` if there is too little space, and nothing is
+/// written then; `NotFound` if a directory is not there.
+pub async fn restore_directories(
+    runtime: &Runtime,
+    repository: &str,
+    snapshot: &str,
+    directories: &[PathBuf],
+    topics: &Selection,
+    options: &DirectoryOptions,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<(Vec<Planned>, Option<Restored>)> {
+    let repository = open_repository(repository).await?;
+    let snapshot = repository.find_snapshot(snapshot).await?;
+    let source = SnapshotSource::open(repository, snapshot, topics).await?;
+    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+    for directory in directories {
+        check_holds_something(directory)?;
+        let device = FileDevice::open(directory).map_err(|error| match error.kind() {
+            ErrorKind::Fenced => {
+                let message = format!(
+                    "a broker runs on the log directory, stop it first directory={}: {}",
+                    directory.display(),
+                    error.message()
+                );
+                Error::new(ErrorKind::Fenced, message)
+            }
+            _ => error,
+        })?;
+        devices.push(Arc::new(device));
+    }
+    backup::restore_directories(&source, &devices, options, runtime.clock().now(), room(directories)?, progress).await
+}
+
+/// How many bytes there is room for on the file systems of `directories`, each counted once.
+fn room(directories: &[PathBuf]) -> Result<u64> {
+    let mut rooms = std::collections::BTreeMap::new();
+    for directory in directories {
+        let found = rustix::fs::statvfs(directory).map_err(std::io::Error::from)?;
+        rooms.insert(found.f_fsid, found.f_bavail.saturating_mul(found.f_frsize));
+    }
+    Ok(rooms.into_values().fold(0, u64::saturating_add))
 }
 
 /// Checks the repository `repository`; see [`backup::check`].

@@ -1,7 +1,7 @@
-//! `ottla backup`, `ottla restore`, `ottla snapshots`, `ottla check`.
+//! `ottla backup`, `ottla snapshots`, `ottla check`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +12,7 @@ use super::position::time_text;
 use super::{Output, table};
 use crate::backup::{BackupOptions, CheckOptions, Snapshot};
 use crate::native::Runtime;
-use crate::native::pipe::{self, Place};
+use crate::native::pipe;
 use crate::replication::{ClusterSource, Extent, PartitionCopied, Progress, Selection};
 use crate::{Error, ErrorKind, Result};
 
@@ -79,51 +79,6 @@ impl Backup {
             },
         )?;
         source.close()
-    }
-}
-
-/// Arguments of `ottla restore`.
-#[derive(Debug, Args)]
-pub(super) struct Restore {
-    /// REPOSITORY or REPOSITORY@SNAPSHOT; the newest snapshot when none is named
-    #[arg(value_name = "REPOSITORY[@SNAPSHOT]")]
-    repository: String,
-
-    /// Directory of the log, made when missing
-    #[arg(value_name = "TARGET")]
-    target: String,
-
-    #[command(flatten)]
-    topics: TopicsArg,
-}
-
-impl Restore {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let (path, name) = match self.repository.rsplit_once('@') {
-            Some((path, name)) => (path, name),
-            None => (self.repository.as_str(), "latest"),
-        };
-        let selection = self.topics.selection()?;
-        let begun = Instant::now();
-        let runtime = Runtime::new()?;
-        let target = Place::parse_target(&self.target);
-        let bar = progress_bar(output);
-        let progress = |progress: &Progress| show(&bar, progress);
-        let restored = runtime.block_on(pipe::restore(&runtime, path, name, &target, &selection, &progress))?;
-        bar.finish_and_clear();
-        let partitions: Vec<PartitionCopied> = restored.copied.done().cloned().collect();
-        report(&partitions, begun.elapsed(), output)?;
-        output.result(
-            || json!({"restored": restored.snapshot.to_string(), "groups": restored.groups.len()}),
-            || {
-                format!(
-                    "restored snapshot {} to {}, {} groups",
-                    restored.snapshot.short(),
-                    self.target,
-                    restored.groups.len()
-                )
-            },
-        )
     }
 }
 

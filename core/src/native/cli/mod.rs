@@ -12,6 +12,7 @@ mod position;
 mod promote;
 mod records;
 mod replicate;
+mod restore;
 mod serve;
 mod status;
 mod table;
@@ -75,8 +76,8 @@ enum Command {
     Promote(promote::Promote),
     /// Back topics up into a repository: all at first, what is new after
     Backup(copies::Backup),
-    /// Restore a snapshot to a local log, at the same offsets
-    Restore(copies::Restore),
+    /// Restore a snapshot at the same offsets: to a local log, or a stopped Kafka broker's log directories
+    Restore(restore::Restore),
     /// List the snapshots of a repository
     Snapshots(copies::Snapshots),
     /// Check a repository
