@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import ok, run
-from segments import batches, check_dump, dump
+from program import in_sync, ok, run
+from segments import batches, check_dump, check_same, dump
 from servers import KafkaCluster, KafkaServer, OttlaServer, kafka, peers
 
 SHAPES = Path(__file__).parent / "drivers" / "shapes.py"
@@ -25,6 +26,13 @@ def shapes(step: str, bootstrap: str, **more: Any) -> Any:
     )
     assert done.returncode == 0, f"{step}: {done.stderr[-3000:]}"
     return json.loads(done.stdout)
+
+
+def until(what: str, is_so: Callable[[], Any], timeout: float = 60) -> None:
+    end = time.monotonic() + timeout
+    while not is_so():
+        assert time.monotonic() < end, f"it is not so after {timeout} s: {what}"
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,3 +133,88 @@ def test_a_stopped_brokers_directory_comes_back_byte_for_byte(source: Source, tm
     assert shapes("read", broker.bootstrap) == source.records
     assert shapes("groups", broker.bootstrap) == source.groups
     assert shapes("go_on", broker.bootstrap) == source.go_on
+
+
+def kafka_tool(name: str, *arguments: str) -> str:
+    command = kafka.java(name, list(arguments), options=kafka.TOOL_OPTIONS)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    return done.stdout
+
+
+ELECT = """
+import sys
+from confluent_kafka import ElectionType, TopicPartition
+from confluent_kafka.admin import AdminClient
+admin = AdminClient({"bootstrap.servers": sys.argv[1]})
+wanted = [TopicPartition(sys.argv[2], partition) for partition in range(int(sys.argv[3]))]
+admin.elect_leaders(ElectionType.UNCLEAN, wanted).result(30)
+(topic,) = admin.list_topics(sys.argv[2], 30).topics.values()
+sys.exit(any(partition.leader < 0 for partition in topic.partitions.values()))
+"""
+
+
+def test_one_broker_of_three_fetches_only_what_is_newer(brokers: Callable[..., Broker], tmp_path: Path) -> None:
+    cluster, repository = brokers(3), tmp_path / "repository"
+    shapes("create", cluster.bootstrap, replicas=3)
+    shapes("write", cluster.bootstrap, scale=40)
+    ok("topics", cluster.bootstrap, "create", "alone", "--partitions", "6", "--replication-factor", "1")
+    ok("produce", cluster.bootstrap, "alone", "--lines", given=b"".join(b"%d\n" % n for n in range(3_000)))
+    alone = sorted(ok("consume", cluster.bootstrap, "alone", "--lines").text.split())
+    ok("backup", cluster.target, repository)
+
+    def sizes(node: int) -> dict[Path, int]:
+        """Of what may be there: one partition was emptied, and its deleted batches may lie in its files still."""
+        files = [file for directory in partitions(cluster.logs(node)) for file in directory.glob("*.log")]
+        return {file: file.stat().st_size for file in files if file.parent.name != "trimmed-1"}
+
+    total = sum(sizes(2).values())
+    lost = sorted(directory.name for directory in cluster.logs(2).glob("alone-*"))
+    assert 0 < len(lost) < 6
+    # A disk of broker 2 is replaced: nothing of it is left, and it is formatted anew.
+    cluster.kafka.stop(2, kill=True)
+    shapes("write", cluster.bootstrap, first=10**6)
+    expected = shapes("read", cluster.bootstrap)
+    shutil.rmtree(cluster.logs(2))
+    cluster.logs(2).mkdir()
+    state = json.loads((cluster.kafka.data / kafka.STATE).read_text())
+    properties = cluster.logs(2).parent / "server.properties"
+    kafka_tool("kafka.tools.StorageTool", "format", "-t", state["cluster"], "-c", str(properties))
+    refused = run("restore", repository, f"logdir:{cluster.logs(2)}", "--broker", "3")
+    assert refused.code == 2
+    assert "wanted=3 found=2" in refused.err
+    ok("restore", repository, f"logdir:{cluster.logs(2)}", "--broker", "2")
+    assert sorted(directory.name for directory in cluster.logs(2).glob("alone-*")) == lost
+    restored = sizes(2)
+    assert sum(restored.values()) == total
+    inodes = {file: file.stat().st_ino for file in restored}
+    cluster.kafka.start()
+
+    # The controller knows another directory of what has no other replica, and elects nobody who has lost one by itself.
+    elect = [str(peers.python()), "-c", ELECT, cluster.bootstrap, "alone", "6"]
+    until("all partitions have a leader", lambda: subprocess.run(elect, timeout=60).returncode == 0)
+
+    def rejoined() -> bool:
+        topics = ["appended", "codecs", "compacted", "empty", "transactions", "trimmed"]
+        return all(2 in replicas for topic in topics for replicas in in_sync(cluster.bootstrap, topic))
+
+    until("broker 2 is in sync", rejoined)
+    # It went on in the files that were restored, and got as many bytes as were written meanwhile.
+    fetched = sum(size - restored.get(file, 0) for file, size in sizes(2).items())
+    assert inodes == {file: file.stat().st_ino for file in restored}
+    newer = sum(size for file, size in sizes(1).items() if not file.parent.name.startswith("alone")) - sum(
+        size for file, size in restored.items() if not file.parent.name.startswith("alone")
+    )
+    print(f"restored {total} bytes, fetched {fetched}, newer {newer}")
+    assert fetched == newer
+    assert 0 < fetched < total / 20
+    # Now the others go, and what it has is all there is.
+    cluster.kafka.stop(1)
+    cluster.kafka.stop(3)
+    for directory in partitions(cluster.logs(2)):
+        if not directory.name.startswith("alone"):
+            start = expected[f"{directory.name} read_uncommitted"][0]
+            check_same(cluster.logs(1) / directory.name, directory, start)
+    cluster.kafka.start()
+    assert shapes("read", cluster.bootstrap) == expected
+    assert sorted(ok("consume", cluster.bootstrap, "alone", "--lines").text.split()) == alone

@@ -194,6 +194,20 @@ impl Batch {
         })
     }
 
+    /// A copy as a producer sends it: base offset 0, no leader epoch, in no transaction, with these producer fields. Copies,
+    /// and reads for the checksum, the whole batch.
+    #[must_use]
+    pub fn as_produced(&self, producer: ProducerFields) -> Self {
+        let attributes = self.attributes() & !TRANSACTIONAL;
+        self.edited(|bytes| {
+            bytes[BASE_OFFSET..BATCH_LENGTH].copy_from_slice(&0_i64.to_be_bytes());
+            bytes[PARTITION_LEADER_EPOCH..MAGIC].copy_from_slice(&(-1_i32).to_be_bytes());
+            bytes[ATTRIBUTES..LAST_OFFSET_DELTA].copy_from_slice(&attributes.to_be_bytes());
+            put_producer(bytes, producer);
+            seal_crc(bytes);
+        })
+    }
+
     fn edited(&self, edit: impl FnOnce(&mut BytesMut)) -> Self {
         let mut bytes = BytesMut::from(&self.bytes[..]);
         edit(&mut bytes);

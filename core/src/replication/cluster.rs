@@ -25,8 +25,8 @@ use crate::protocol::messages::{
 use crate::protocol::{ApiKey, ErrorCode};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
+pub(super) const LATEST: i64 = -1;
+pub(super) const EARLIEST: i64 = -2;
 /// How long something that may pass is tried again: a leader that moves, a connection that breaks.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many topics or partitions one request asks about, at most.
@@ -109,6 +109,11 @@ impl ClusterSource {
         Self { patience, ..self }
     }
 
+    /// How long it tries what may pass.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Its client.
     pub fn client(&self) -> &Client {
         &self.client
@@ -116,7 +121,7 @@ impl ClusterSource {
 
     /// Asks the leaders of `partitions` with `ask`, which gets a leader's id and indexes into `partitions`, until each has
     /// answered, failed for good, or tried long enough. One answer for each, in their order.
-    async fn ask_leaders<'a, T: Send + 'a>(
+    pub(super) async fn ask_leaders<'a, T: Send + 'a>(
         &'a self,
         partitions: &'a [TopicPartition],
         ask: impl Fn(i32, Arc<Cluster>, Vec<usize>) -> BoxFuture<'a, Result<Vec<(usize, Result<T>)>>> + Send + Sync + 'a,
@@ -183,7 +188,7 @@ impl ClusterSource {
     }
 
     /// What is known of the cluster, with the leaders of the partitions at `indexes`; asked anew if that is wanted.
-    async fn cluster(&self, partitions: &[TopicPartition], indexes: &[usize], anew: bool) -> Result<Arc<Cluster>> {
+    pub(super) async fn cluster(&self, partitions: &[TopicPartition], indexes: &[usize], anew: bool) -> Result<Arc<Cluster>> {
         let cluster = self.client.cluster();
         let mut topics: Vec<Arc<str>> = indexes
             .iter()
@@ -200,7 +205,7 @@ impl ClusterSource {
     }
 
     /// The offsets at `timestamp` (a log's end or start), with the leader epoch of each partition.
-    async fn offsets(
+    pub(super) async fn offsets(
         &self,
         partitions: &[TopicPartition],
         timestamp: i64,
@@ -648,7 +653,7 @@ impl Source for ClusterSource {
 }
 
 /// The leader's id, or why there is none to ask.
-fn leader(cluster: &Cluster, partition: &TopicPartition) -> Result<i32> {
+pub(super) fn leader(cluster: &Cluster, partition: &TopicPartition) -> Result<i32> {
     if let Some((leader, _)) = cluster.leader(&partition.topic, partition.partition) {
         return Ok(leader);
     }
@@ -675,6 +680,6 @@ fn places<'a>(partitions: &'a [TopicPartition], indexes: &[usize]) -> HashMap<(&
     indexes.iter().map(|&index| ((&*partitions[index].topic, partitions[index].partition), index)).collect()
 }
 
-fn unanswered() -> Error {
+pub(super) fn unanswered() -> Error {
     Error::new(ErrorKind::Retriable, "the broker left a partition out of its answer")
 }
