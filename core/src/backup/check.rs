@@ -76,6 +76,11 @@ pub async fn check(repository: &Repository, options: CheckOptions) -> Result<Che
         seen: HashMap::new(),
         snapshot: String::new(),
     };
+    for (path, reason) in repository.damaged_keys().await? {
+        let message = format!("key file is damaged, who needs it cannot open the repository: {reason} path={path}");
+        let problem = Problem { snapshots: Vec::new(), partition: None, offsets: None, message };
+        check.report.problems.push(problem);
+    }
     let manifests = sizes(repository, MANIFESTS).await?;
     for id in repository.snapshot_ids().await? {
         check.report.snapshots += 1;

@@ -19,6 +19,7 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::Timestamp;
 pub use crate::replication::{Extent, Hole, LastBatch};
@@ -36,7 +37,7 @@ pub const MAX_OBJECT_BYTES: u64 = (1 << 31) + (256 << 20);
 /// How many objects a partition's manifest lists itself; older ones move to pages of this many.
 pub(super) const PAGE_OBJECTS: usize = 512;
 
-/// The hash of an object's stored bytes (BLAKE3, 32 bytes): its name, and its checksum.
+/// The hash of an object's stored bytes (BLAKE3, 32 bytes; keyed in an encrypted repository): its name, and its checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
@@ -44,6 +45,15 @@ impl Digest {
     /// The digest of `parts` one after the other.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The keyed digest of `parts` one after the other.
+    pub(super) fn keyed<'a>(key: &[u8; 32], parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(key);
         for part in parts {
             hasher.update(part);
         }
@@ -120,6 +130,35 @@ mod uuid_bytes {
     }
 }
 
+/// Bytes of a fixed number.
+mod fixed_bytes {
+    use super::{Deserializer, FixedBytes, Serializer};
+
+    pub(super) fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u8; N], D::Error> {
+        deserializer.deserialize_bytes(FixedBytes)
+    }
+}
+
+/// A secret of 32 bytes that are overwritten when it goes.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct SecretBytes(pub(super) Zeroizing<[u8; 32]>);
+
+impl Serialize for SecretBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&*self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(FixedBytes).map(Zeroizing::new).map(Self)
+    }
+}
+
 /// Where a manifest or a page is: the name it is stored under, and its size, so that a reader knows what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reference {
@@ -149,6 +188,10 @@ pub enum Kind {
     Groups,
     /// Objects that a backup has put and no snapshot names yet.
     Pending,
+    /// What a key file says openly.
+    Key,
+    /// What a key file wraps.
+    Secrets,
 }
 
 impl fmt::Display for Kind {
@@ -162,6 +205,8 @@ impl fmt::Display for Kind {
             Self::Page => "page",
             Self::Groups => "groups",
             Self::Pending => "pending",
+            Self::Key => "key",
+            Self::Secrets => "secrets",
         })
     }
 }
@@ -222,31 +267,39 @@ pub trait Manifest: Serialize + DeserializeOwned {
     /// # Errors
     /// Whatever is wrong with it: format, kind, encoding, content.
     fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let header: Header = unpack(bytes)?;
+        let (manifest, rest) = Self::decode_first(bytes)?;
+        if rest != 0 {
+            return Err(ManifestError::Encoding { reason: format!("bytes follow the manifest bytes={rest}") });
+        }
+        Ok(manifest)
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote at the beginning of `bytes`, and checks it; how many bytes are left.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn decode_first(bytes: &[u8]) -> Result<(Self, usize), ManifestError> {
+        let (header, _): (Header, usize) = unpack(bytes)?;
         if header.format == 0 || header.format > FORMAT {
             return Err(ManifestError::Format { found: header.format });
         }
         if header.kind != Self::KIND {
             return Err(ManifestError::Kind { expected: Self::KIND, found: header.kind });
         }
-        let manifest: Self = unpack(bytes)?;
+        let (manifest, rest): (Self, usize) = unpack(bytes)?;
         manifest.check()?;
-        Ok(manifest)
+        Ok((manifest, rest))
     }
 }
 
-/// Decodes one value that takes up all of `bytes`.
-fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
-    let encoding = |reason: String| ManifestError::Encoding { reason };
+/// Decodes one value at the beginning of `bytes`; how many bytes are left.
+fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), ManifestError> {
     // Reads from the slice and moves it on; what is left of it is what follows the value.
     let mut deserializer = rmp_serde::Deserializer::new(bytes);
     deserializer.set_max_depth(16);
-    let value = T::deserialize(&mut deserializer).map_err(|error| encoding(error.to_string()))?;
-    let rest = deserializer.get_ref().len();
-    if rest != 0 {
-        return Err(encoding(format!("bytes follow the manifest bytes={rest}")));
-    }
-    Ok(value)
+    let value =
+        T::deserialize(&mut deserializer).map_err(|error| ManifestError::Encoding { reason: error.to_string() })?;
+    Ok((value, deserializer.get_ref().len()))
 }
 
 /// What every manifest begins with.
@@ -302,19 +355,170 @@ pub struct RepositoryManifest {
     pub id: Uuid,
     /// When it was created.
     pub created: Timestamp,
-    /// The hash that names objects: `blake3`.
+    /// The hash that names objects: `blake3`, or `blake3-keyed` if it is encrypted.
     pub hash: String,
-    /// How stored bytes are sealed: `none`.
+    /// How stored bytes are sealed: [`PLAIN`], or [`ENCRYPTED`].
     pub encryption: String,
 }
+
+/// The word for a repository in which nothing is sealed.
+pub const PLAIN: &str = "none";
+/// The word for one in which everything is, as `docs/formats.md` has it.
+pub const ENCRYPTED: &str = "x25519-chacha20poly1305";
 
 manifest!(RepositoryManifest, Repository);
 
 impl RepositoryManifest {
     fn check_content(&self) -> Result<(), String> {
-        claim!(self.hash == "blake3", "hash is not known hash={:?}", clipped(&self.hash));
-        claim!(self.encryption == "none", "encryption is not known encryption={:?}", clipped(&self.encryption));
+        let hash = match self.encryption.as_str() {
+            PLAIN => "blake3",
+            ENCRYPTED => "blake3-keyed",
+            other => return Err(format!("encryption is not known encryption={:?}", clipped(other))),
+        };
+        claim!(self.hash == hash, "hash is not known hash={:?}", clipped(&self.hash));
         Ok(())
+    }
+
+    /// Whether everything is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption == ENCRYPTED
+    }
+}
+
+/// What a key file says openly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyManifest {
+    /// The format's version.
+    pub format: u32,
+    /// `key`.
+    pub kind: Kind,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Whose it is, for people; often empty.
+    pub label: String,
+    /// What it gives.
+    pub access: KeyAccess,
+    /// What opens it.
+    pub lock: KeyLock,
+    /// How a passphrase becomes a key.
+    pub argon2: Option<Argon2Cost>,
+    /// The age recipient whom it is for.
+    pub recipient: Option<String>,
+}
+
+manifest!(KeyManifest, Key);
+
+/// What a key file gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyAccess {
+    /// Everything.
+    Full,
+    /// To back up, and to read manifests, but no object.
+    Write,
+}
+
+impl fmt::Display for KeyAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Full { "full" } else { "write" })
+    }
+}
+
+/// What opens a key file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyLock {
+    /// A passphrase.
+    Passphrase,
+    /// An age identity.
+    Age,
+}
+
+/// What Argon2id takes to make a key of a passphrase. The default is the second recommendation of RFC 9106, 4: 64 MiB, three passes, four
+/// lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Argon2Cost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes of it.
+    pub lanes: u32,
+    /// What makes the same passphrase another key elsewhere. Drawn anew for each key file.
+    #[serde(with = "fixed_bytes")]
+    pub salt: [u8; 16],
+}
+
+impl Default for Argon2Cost {
+    fn default() -> Self {
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 4, salt: [0; 16] }
+    }
+}
+
+impl KeyManifest {
+    /// A key file of `created`, whose lock is told when it is wrapped.
+    pub(super) fn new(created: Timestamp, label: &str, access: KeyAccess) -> Self {
+        Self {
+            format: FORMAT,
+            kind: Kind::Key,
+            created,
+            label: label.to_owned(),
+            access,
+            lock: KeyLock::Passphrase,
+            argon2: None,
+            recipient: None,
+        }
+    }
+
+    fn check_content(&self) -> Result<(), String> {
+        let (argon2, recipient) = (self.argon2.as_ref(), self.recipient.as_ref());
+        match (self.lock, argon2, recipient) {
+            (KeyLock::Passphrase, Some(cost), None) => claim!(
+                cost.memory_kib <= 1 << 20 && cost.passes <= 16 && cost.lanes <= 16,
+                "argon2 would take too much memory_kib={} passes={} lanes={}",
+                cost.memory_kib,
+                cost.passes,
+                cost.lanes
+            ),
+            (KeyLock::Age, None, Some(recipient)) => claim!(recipient.len() <= 256, "recipient is too long"),
+            _ => return Err("lock and what opens it differ".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// What a key file wraps: the secrets of a repository.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SecretsManifest {
+    pub(super) format: u32,
+    pub(super) kind: Kind,
+    /// Oldest first, never empty.
+    pub(super) generations: Vec<GenerationSecrets>,
+}
+
+manifest!(SecretsManifest, Secrets);
+
+/// A generation of keys.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GenerationSecrets {
+    pub(super) created: Timestamp,
+    pub(super) write_key: SecretBytes,
+    #[serde(with = "fixed_bytes")]
+    pub(super) public_key: [u8; 32],
+    /// Missing for who only writes.
+    pub(super) read_key: Option<SecretBytes>,
+}
+
+impl SecretsManifest {
+    fn check_content(&self) -> Result<(), String> {
+        claim!(!self.generations.is_empty(), "there is no generation of keys");
+        Ok(())
+    }
+
+    /// The generation that seals what is written.
+    pub(super) fn newest(&self) -> &GenerationSecrets {
+        // One at least was there when it was made, or read.
+        &self.generations[self.generations.len() - 1]
     }
 }
 
@@ -654,8 +858,14 @@ impl Object {
         claim!(self.start < self.end, "object is empty start={start}");
         claim!(self.bytes <= MAX_OBJECT_BYTES, "object is too large start={start} bytes={}", self.bytes);
         claim!(self.stored_bytes <= MAX_OBJECT_BYTES, "object is too large start={start} bytes={}", self.stored_bytes);
+        let sealed = self.bytes.saturating_add(super::encryption::OVERHEAD as u64);
         match self.encoding {
-            Encoding::Plain => claim!(self.bytes == self.stored_bytes, "object's sizes differ start={start}"),
+            Encoding::Plain => {
+                claim!(
+                    self.stored_bytes == self.bytes || self.stored_bytes == sealed,
+                    "object's sizes differ start={start}"
+                );
+            }
         }
         claim!(
             self.batches > 0 && self.batches <= self.bytes / 61,

@@ -9,6 +9,8 @@ mod check;
 mod contents;
 mod kraft;
 mod log_directory;
+mod encryption;
+mod keys;
 pub mod manifest;
 pub mod objects;
 mod recording;
@@ -30,8 +32,8 @@ use crate::replication::{
 use crate::{ErrorKind, Result, Timestamp};
 
 use manifest::{
-    ConfigEntry, Costs, Digest, FORMAT, Group, GroupOffset, GroupsManifest, Kind, Manifest, Note, PendingManifest,
-    Reference, SnapshotManifest, SourceIdentity, TopicManifest, TopicReference, TopicsManifest, Totals,
+    ConfigEntry, Costs, FORMAT, Group, GroupOffset, GroupsManifest, Kind, Manifest, Note, PendingManifest, Reference,
+    SnapshotManifest, SourceIdentity, TopicManifest, TopicReference, TopicsManifest, Totals,
 };
 use recording::{PUTS, Recording, RecordingOptions};
 use repository::Place;
@@ -39,6 +41,7 @@ use repository::Place;
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use contents::SnapshotSource;
 pub use log_directory::{DirectoryOptions, Planned, restore_directories};
+pub use keys::{AgeIdentity, AgeRecipient, KeyFile, Lock, Secret};
 pub use objects::{MemoryObjects, ObjectStore};
 pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
 pub use restore::{RestoreOptions, Restored, restore};
@@ -319,13 +322,10 @@ async fn put_unless<M: Manifest>(
     known: Option<Reference>,
     manifest_bytes: &mut u64,
 ) -> Result<Reference> {
-    if let Some(known) = known
-        && Digest::of([manifest.encode().as_slice()]) == known.name
-    {
-        return Ok(known);
+    let reference = repository.put_manifest(manifest, known).await?;
+    if known != Some(reference) {
+        *manifest_bytes += reference.bytes;
     }
-    let reference = repository.put_manifest(manifest).await?;
-    *manifest_bytes += reference.bytes;
     Ok(reference)
 }
 

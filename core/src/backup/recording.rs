@@ -258,7 +258,7 @@ impl<'a> Recording<'a> {
                 partition: partition.partition,
                 objects: std::mem::replace(&mut objects, rest),
             };
-            let reference = self.repository.put_manifest(&page).await?;
+            let reference = self.repository.put_manifest(&page, None).await?;
             manifest_bytes += reference.bytes;
             pages.push(page.reference(reference));
         }
@@ -275,7 +275,7 @@ impl<'a> Recording<'a> {
             objects,
         };
         let holds = manifest.totals();
-        let reference = self.repository.put_manifest(&manifest).await?;
+        let reference = self.repository.put_manifest(&manifest, None).await?;
         let reference = PartitionReference {
             partition: partition.partition,
             manifest: reference,
@@ -309,7 +309,8 @@ impl<'a> Recording<'a> {
     /// Puts what waits for `partition` as an object.
     async fn seal(&self, recorded: &mut Recorded, partition: &TopicPartition) -> Result<()> {
         let Some((parts, object)) = std::mem::take(&mut recorded.open).seal() else { return Ok(()) };
-        let object = Object { name: self.repository.put_object(parts).await?, ..object };
+        let (name, stored_bytes) = self.repository.put_object(parts).await?;
+        let object = Object { name, stored_bytes, ..object };
         let pending = PendingObject {
             cluster_id: self.options.cluster_id.clone(),
             topic: partition.topic.to_string(),

@@ -6,6 +6,7 @@
 //! manifests/03/03aa…               topics, topic, partition, page and groups manifests; likewise
 //! snapshots/001764142500000-5be1…  snapshot manifests; time in milliseconds, then the hash
 //! pending/77d0…                    what backups have put and no snapshot names yet
+//! keys/c29a…                       key files, if it is encrypted
 //! ```
 //!
 //! Nothing is ever changed: objects are put once and deleted by `prune` alone. A snapshot is committed by one put, after
@@ -20,10 +21,12 @@ use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use uuid::Uuid;
 
+use super::encryption::{Seal, SealError, Shelf};
+use super::keys::{Lock, OpenKeys, Secret, put_first_key, unlock};
 use super::manifest::{
-    Digest, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PageManifest, PageReference,
-    PartitionManifest, PartitionReference, PendingManifest, Reference, RepositoryManifest, SnapshotManifest,
-    TopicManifest, TopicReference, clipped,
+    Digest, ENCRYPTED, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PLAIN, PageManifest,
+    PageReference, PartitionManifest, PartitionReference, PendingManifest, Reference, RepositoryManifest,
+    SnapshotManifest, TopicManifest, TopicReference, clipped,
 };
 use super::objects::{ObjectStore, Put};
 use crate::replication::TopicPartition;
@@ -35,6 +38,7 @@ pub(super) const OBJECTS: &str = "objects/";
 pub(super) const MANIFESTS: &str = "manifests/";
 pub(super) const SNAPSHOTS: &str = "snapshots/";
 pub(super) const PENDING: &str = "pending/";
+pub(super) const KEYS: &str = "keys/";
 
 /// How much more than a manifest a file called `ottla-repository` is read for; it is a few hundred bytes.
 const MAX_REPOSITORY_BYTES: u64 = 64 << 10;
@@ -61,6 +65,36 @@ pub enum RepositoryError {
         repository: String,
         /// One of the objects.
         found: String,
+    },
+    /// It is encrypted, and nothing was given that could open it.
+    #[error(
+        "repository is encrypted, give its passphrase (OTTLA_PASSPHRASE, --passphrase-file) or --identity repository={repository}"
+    )]
+    Encrypted {
+        /// Where.
+        repository: String,
+    },
+    /// What was given opens none of its key files.
+    #[error("wrong key: what was given opens none of the repository's key files repository={repository} keys={keys}")]
+    WrongKey {
+        /// Where.
+        repository: String,
+        /// How many key files there are.
+        keys: usize,
+    },
+    /// A key was given, and it is plain: somebody may have put another repository in its place.
+    #[error(
+        "repository is not encrypted, but a key was given; --no-encryption takes it as it is repository={repository}"
+    )]
+    NotEncrypted {
+        /// Where.
+        repository: String,
+    },
+    /// The key only writes.
+    #[error("this needs a key that reads, and the one that was given only writes repository={repository}")]
+    WriteOnly {
+        /// Where.
+        repository: String,
     },
     /// No snapshot has the name that was asked for.
     #[error("no such snapshot repository={repository} snapshot={snapshot}")]
@@ -113,7 +147,8 @@ impl RepositoryError {
         match self {
             Self::NoRepository { .. } | Self::NoSnapshot { .. } | Self::Missing { .. } => ErrorKind::NotFound,
             Self::RepositoryExists { .. } => ErrorKind::AlreadyExists,
-            Self::NotEmpty { .. } | Self::AmbiguousSnapshot { .. } => ErrorKind::Invalid,
+            Self::NotEmpty { .. } | Self::AmbiguousSnapshot { .. } | Self::NotEncrypted { .. } => ErrorKind::Invalid,
+            Self::Encrypted { .. } | Self::WrongKey { .. } | Self::WriteOnly { .. } => ErrorKind::Denied,
             Self::Manifest { source: ManifestError::Format { .. }, .. } => ErrorKind::Unsupported,
             Self::Damaged { .. } | Self::Manifest { .. } => ErrorKind::Corrupt,
         }
@@ -221,44 +256,124 @@ pub struct Snapshot {
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
     manifest: RepositoryManifest,
+    seal: Seal,
+    /// The keys that it was opened with, if it is encrypted.
+    keys: Option<OpenKeys>,
 }
 
 impl Repository {
-    /// Makes a repository in an empty `store`, with `id` for good.
+    /// Makes a plain repository in an empty `store`, with `id` for good.
     ///
     /// # Errors
     /// `AlreadyExists` if there is one; `Invalid` if something else is there; the store's own.
     pub async fn create(store: Arc<dyn ObjectStore>, id: Uuid, now: Timestamp) -> Result<Self> {
-        let exists = || RepositoryError::RepositoryExists { repository: store.place() };
+        Self::check_free(&*store).await?;
+        Self::put_manifest_of(store, id, now, None).await
+    }
+
+    /// Makes an encrypted repository in an empty `store`, with `id` for good and a key file for `lock`. `seed` is 32 bytes that
+    /// nobody can guess and that are used once.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_encrypted(
+        store: Arc<dyn ObjectStore>,
+        id: Uuid,
+        now: Timestamp,
+        lock: &Lock,
+        seed: &[u8; 32],
+    ) -> Result<Self> {
+        Self::check_free(&*store).await?;
+        // The key first: a repository without one would be of no use.
+        let keys = put_first_key(&*store, id, now, lock, seed).await?;
+        Self::put_manifest_of(store, id, now, Some(keys)).await
+    }
+
+    /// Fails unless a repository can be made in `store`. Key files alone are what an interrupted creation has left.
+    async fn check_free(store: &dyn ObjectStore) -> Result<()> {
         if store.size(REPOSITORY).await?.is_some() {
-            return Err(exists().into());
+            return Err(RepositoryError::RepositoryExists { repository: store.place() }.into());
         }
-        if let Some(object) = store.list("").try_next().await? {
-            return Err(RepositoryError::NotEmpty { repository: store.place(), found: object.path }.into());
+        let mut found = store.list("");
+        while let Some(object) = found.try_next().await? {
+            if !object.path.starts_with(KEYS) {
+                return Err(RepositoryError::NotEmpty { repository: store.place(), found: object.path }.into());
+            }
         }
+        Ok(())
+    }
+
+    async fn put_manifest_of(
+        store: Arc<dyn ObjectStore>,
+        id: Uuid,
+        now: Timestamp,
+        keys: Option<OpenKeys>,
+    ) -> Result<Self> {
+        let (hash, encryption) = if keys.is_some() { ("blake3-keyed", ENCRYPTED) } else { ("blake3", PLAIN) };
         let manifest = RepositoryManifest {
             format: FORMAT,
             kind: Kind::Repository,
             id,
             created: now,
-            hash: "blake3".to_owned(),
-            encryption: "none".to_owned(),
+            hash: hash.to_owned(),
+            encryption: encryption.to_owned(),
         };
         let encoded = manifest.encode();
         let checksum = Digest::of([encoded.as_slice()]);
         let parts = vec![Bytes::from(encoded), Bytes::copy_from_slice(&checksum.0)];
         match store.put_if_absent(REPOSITORY, parts).await? {
-            Put::Created => Ok(Self { store, manifest }),
-            Put::Present => Err(exists().into()),
+            Put::Created => Ok(Self::new(store, manifest, keys)),
+            Put::Present => Err(RepositoryError::RepositoryExists { repository: store.place() }.into()),
         }
     }
 
-    /// Opens the repository in `store`.
+    fn new(store: Arc<dyn ObjectStore>, manifest: RepositoryManifest, keys: Option<OpenKeys>) -> Self {
+        let seal = keys.as_ref().map_or(Seal::Plain, OpenKeys::seal);
+        Self { store, manifest, seal, keys }
+    }
+
+    /// The same, with other keys.
+    pub(super) fn with_keys(&self, keys: OpenKeys) -> Self {
+        Self::new(self.store.clone(), self.manifest.clone(), Some(keys))
+    }
+
+    /// The keys that it was opened with, if it is encrypted.
+    pub(super) fn keys(&self) -> Option<&OpenKeys> {
+        self.keys.as_ref()
+    }
+
+    /// Opens the plain repository in `store`.
     ///
     /// # Errors
-    /// `NotFound` if there is none; `Unsupported` if a newer version wrote it; `Corrupt` if its manifest is damaged; the
-    /// store's own.
+    /// `NotFound` if there is none; `Denied` if it is encrypted; `Unsupported` if a newer version wrote it; `Corrupt` if its
+    /// manifest is damaged; the store's own.
     pub async fn open(store: Arc<dyn ObjectStore>) -> Result<Self> {
+        let manifest = Self::read_manifest(&*store).await?;
+        if manifest.is_encrypted() {
+            return Err(RepositoryError::Encrypted { repository: store.place() }.into());
+        }
+        Ok(Self::new(store, manifest, None))
+    }
+
+    /// Opens the encrypted repository in `store` with `secrets`.
+    ///
+    /// # Errors
+    /// `Denied` if they open none of its key files; `Invalid` if it is plain: what one trusts to be sealed must not be written
+    /// to what somebody put in its place; as [`open`](Self::open).
+    pub async fn unlock(store: Arc<dyn ObjectStore>, secrets: &[Secret]) -> Result<Self> {
+        let manifest = Self::read_manifest(&*store).await?;
+        if !manifest.is_encrypted() {
+            return Err(RepositoryError::NotEncrypted { repository: store.place() }.into());
+        }
+        let keys = unlock(&*store, manifest.id, secrets).await?;
+        Ok(Self::new(store, manifest, Some(keys)))
+    }
+
+    /// What the repository in `store` says of itself, for which no key is needed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) but `Denied`.
+    pub async fn read_manifest(store: &dyn ObjectStore) -> Result<RepositoryManifest> {
         let bytes = match store.get(REPOSITORY, 0..MAX_REPOSITORY_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(RepositoryError::NoRepository { repository: store.place() }.into());
@@ -279,10 +394,10 @@ impl Repository {
             path: REPOSITORY.to_owned(),
             source,
         })?;
-        Ok(Self { store, manifest })
+        Ok(manifest)
     }
 
-    /// Opens the repository in `store`, or makes one, with `id`, if there is nothing.
+    /// Opens the plain repository in `store`, or makes one, with `id`, if there is nothing.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and [`create`](Self::create) but that it is there already or not there.
@@ -294,6 +409,31 @@ impl Repository {
         match Self::create(store.clone(), id, now).await {
             // Somebody else was faster.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::open(store).await,
+            other => other,
+        }
+    }
+
+    /// Opens the encrypted repository in `store` with `secrets`, or makes one, with `id` and a key file for `lock`, if there is
+    /// nothing. `seed` is as in [`create_encrypted`](Self::create_encrypted).
+    ///
+    /// # Errors
+    /// Those of [`unlock`](Self::unlock) and [`create_encrypted`](Self::create_encrypted) but that it is there already or not
+    /// there.
+    pub async fn unlock_or_create(
+        store: Arc<dyn ObjectStore>,
+        secrets: &[Secret],
+        id: Uuid,
+        now: Timestamp,
+        lock: &Lock,
+        seed: &[u8; 32],
+    ) -> Result<Self> {
+        match Self::unlock(store.clone(), secrets).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => return other,
+        }
+        match Self::create_encrypted(store.clone(), id, now, lock, seed).await {
+            // Somebody else was faster.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::unlock(store, secrets).await,
             other => other,
         }
     }
@@ -352,7 +492,7 @@ impl Repository {
         let path = id.path();
         let place = Place::snapshot(id.name);
         let bytes = self.fetch(&path, 0..MAX_MANIFEST_BYTES, &place).await?;
-        let manifest: SnapshotManifest = self.verified(&path, &bytes, id.name, &place)?;
+        let manifest: SnapshotManifest = self.verified(Shelf::Snapshots, &path, bytes, id.name, &place)?;
         if manifest.time != id.time {
             let reason = format!("time differs from its name's time={}", manifest.time);
             return Err(RepositoryError::Damaged { place, path, reason }.into());
@@ -383,29 +523,31 @@ impl Repository {
 
     /// Commits a snapshot: one put, after which it is there. Everything it names must be.
     pub(super) async fn commit(&self, manifest: SnapshotManifest) -> Result<Snapshot> {
-        let encoded = Bytes::from(manifest.encode());
-        let id = SnapshotId { time: manifest.time, name: Digest::of([&encoded[..]]) };
+        let sealed = self.seal.seal(Shelf::Snapshots, vec![Bytes::from(manifest.encode())]);
+        let id = SnapshotId { time: manifest.time, name: sealed.name };
         let path = id.path();
-        match self.store.put_if_absent(&path, vec![encoded.clone()]).await {
+        match self.store.put_if_absent(&path, sealed.parts.clone()).await {
             // It may have been put and the answer lost; then it is found present.
-            Err(error) if error.is_retriable() => self.store.put_if_absent(&path, vec![encoded]).await?,
+            Err(error) if error.is_retriable() => self.store.put_if_absent(&path, sealed.parts).await?,
             put => put?,
         };
         Ok(Snapshot { id, manifest })
     }
 
-    /// Puts the body of an object, named by its hash; finding it present is as good.
-    pub(super) async fn put_object(&self, parts: Vec<Bytes>) -> Result<Digest> {
-        let name = Digest::of(parts.iter().map(|part| &part[..]));
-        self.store.put_if_absent(&object_path(&name), parts).await?;
-        Ok(name)
+    /// Puts the body of an object; its name, and how many bytes are stored. Finding it present is as good.
+    pub(super) async fn put_object(&self, parts: Vec<Bytes>) -> Result<(Digest, u64)> {
+        let sealed = self.seal.seal(Shelf::Objects, parts);
+        self.store.put_if_absent(&object_path(&sealed.name), sealed.parts).await?;
+        Ok((sealed.name, sealed.bytes))
     }
 
-    /// Puts a manifest that is not a snapshot.
-    pub(super) async fn put_manifest<M: Manifest>(&self, manifest: &M) -> Result<Reference> {
-        let encoded = Bytes::from(manifest.encode());
-        let reference = Reference { name: Digest::of([&encoded[..]]), bytes: encoded.len() as u64 };
-        self.store.put_if_absent(&manifest_path(&reference.name), vec![encoded]).await?;
+    /// Puts a manifest that is not a snapshot, unless it is the one that is `known` to be there.
+    pub(super) async fn put_manifest<M: Manifest>(&self, manifest: &M, known: Option<Reference>) -> Result<Reference> {
+        let sealed = self.seal.seal(Shelf::Manifests, vec![Bytes::from(manifest.encode())]);
+        let reference = Reference { name: sealed.name, bytes: sealed.bytes };
+        if known != Some(reference) {
+            self.store.put_if_absent(&manifest_path(&reference.name), sealed.parts).await?;
+        }
         Ok(reference)
     }
 
@@ -417,7 +559,7 @@ impl Repository {
             return Err(RepositoryError::Damaged { place: place.clone(), path, reason }.into());
         }
         let bytes = self.fetch(&path, 0..reference.bytes + 1, place).await?;
-        self.verified(&path, &bytes, reference.name, place)
+        self.verified(Shelf::Manifests, &path, bytes, reference.name, place)
     }
 
     /// Reads the body of `object`, whole: record batches, as many bytes as it says, under the hash that it says.
@@ -429,10 +571,17 @@ impl Repository {
         if bytes.len() as u64 != object.stored_bytes {
             return Err(damaged(format!("size differs expected={}", object.stored_bytes)).into());
         }
-        if Digest::of([&bytes[..]]) != object.name {
-            return Err(damaged("checksum differs".to_owned()).into());
+        let body = self.open_sealed(Shelf::Objects, &path, bytes, object.name, place)?;
+        if body.len() as u64 != object.bytes {
+            return Err(damaged(format!("size of its body differs expected={}", object.bytes)).into());
         }
-        Ok(bytes)
+        Ok(body)
+    }
+
+    /// The body of the object that is stored as `stored`.
+    #[cfg(test)]
+    pub(super) fn open_body(&self, name: Digest, stored: Bytes) -> Result<Bytes> {
+        self.open_sealed(Shelf::Objects, &object_path(&name), stored, name, &Place::default())
     }
 
     /// The manifest of the topic that `reference` stands for.
@@ -497,9 +646,9 @@ impl Repository {
 
     /// Puts a page of objects that no snapshot names yet; its path.
     pub(super) async fn put_pending(&self, manifest: &PendingManifest) -> Result<String> {
-        let encoded = Bytes::from(manifest.encode());
-        let path = format!("{PENDING}{}", Digest::of([&encoded[..]]));
-        self.store.put_if_absent(&path, vec![encoded]).await?;
+        let sealed = self.seal.seal(Shelf::Pending, vec![Bytes::from(manifest.encode())]);
+        let path = format!("{PENDING}{}", sealed.name);
+        self.store.put_if_absent(&path, sealed.parts).await?;
         Ok(path)
     }
 
@@ -515,7 +664,7 @@ impl Repository {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 other => other?,
             };
-            match self.verified(&path, &bytes, name, &Place::default()) {
+            match self.verified(Shelf::Pending, &path, bytes, name, &Place::default()) {
                 Ok(page) => pages.push((path, page)),
                 Err(error) => log::warn!("leaving a pending page out: {error}"),
             }
@@ -532,13 +681,22 @@ impl Repository {
         }
     }
 
-    fn verified<M: Manifest>(&self, path: &str, bytes: &[u8], name: Digest, place: &Place) -> Result<M> {
-        if Digest::of([bytes]) != name {
-            let reason = format!("checksum differs bytes={}", bytes.len());
-            return Err(RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into());
-        }
-        M::decode(bytes)
+    fn verified<M: Manifest>(&self, on: Shelf, path: &str, bytes: Bytes, name: Digest, place: &Place) -> Result<M> {
+        let bytes = self.open_sealed(on, path, bytes, name, place)?;
+        M::decode(&bytes)
             .map_err(|source| RepositoryError::Manifest { place: place.clone(), path: path.to_owned(), source }.into())
+    }
+
+    /// What is stored as `bytes` under `name`.
+    fn open_sealed(&self, on: Shelf, path: &str, bytes: Bytes, name: Digest, place: &Place) -> Result<Bytes> {
+        let size = bytes.len();
+        self.seal.open(on, name, bytes).map_err(|error| match error {
+            SealError::WriteOnly => RepositoryError::WriteOnly { repository: self.place() }.into(),
+            damage => {
+                let reason = format!("{damage} bytes={size}");
+                RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into()
+            }
+        })
     }
 }
 

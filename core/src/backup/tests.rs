@@ -19,6 +19,8 @@ const ID: Uuid = Uuid::from_u128(0x0077_1a00);
 
 /// A repository in memory and what is around it.
 struct Bench {
+    /// Whether the repository is encrypted.
+    is_encrypted: bool,
     objects: MemoryObjects,
     clock: AtomicI64,
     /// Small, so that a few batches make an object.
@@ -26,12 +28,24 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        Self { objects: MemoryObjects::default(), clock: AtomicI64::new(1_700_000_000_000), object_bytes: 700 }
+    fn new(is_encrypted: bool) -> Self {
+        Self {
+            is_encrypted,
+            objects: MemoryObjects::default(),
+            clock: AtomicI64::new(1_700_000_000_000),
+            object_bytes: 700,
+        }
     }
 
     fn repository(&self) -> Result<Repository> {
-        block_on(Repository::open_or_create(Arc::new(self.objects.clone()), ID, 1_700_000_000_000))
+        let (store, now) = (Arc::new(self.objects.clone()), 1_700_000_000_000);
+        if !self.is_encrypted {
+            return block_on(Repository::open_or_create(store, ID, now));
+        }
+        // A recipient, because passphrases take their time.
+        let identity = alice();
+        let lock = Lock::Recipient(identity.recipient());
+        block_on(Repository::unlock_or_create(store, &[Secret::Identity(identity)], ID, now, &lock, &[7; 32]))
     }
 
     fn options(&self) -> BackupOptions {
@@ -66,9 +80,30 @@ impl Bench {
         block_on(check(&self.repository()?, CheckOptions { read_data }))
     }
 
+    /// The path, the stored bytes and the body of each object.
+    fn bodies(&self) -> Vec<(String, Bytes, Bytes)> {
+        let repository = self.repository().unwrap();
+        let contents = self.objects.contents().into_iter().filter(|(path, _)| path.starts_with("objects/"));
+        contents
+            .map(|(path, stored)| {
+                let name = Digest::from_hex(path.rsplit('/').next().unwrap()).unwrap();
+                let body = repository.open_body(name, stored.clone()).unwrap();
+                (path, stored, body)
+            })
+            .collect()
+    }
+
     fn paths(&self) -> BTreeSet<String> {
         self.objects.contents().into_keys().collect()
     }
+}
+
+/// A pair that other implementations of age have in their tests.
+const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
+fn alice() -> AgeIdentity {
+    IDENTITY.parse().unwrap()
 }
 
 fn commit(cluster: &MemoryCluster, group: &str, partition: i32, offset: i64) {
@@ -84,99 +119,102 @@ fn objects_in_memory_conform() {
 
 #[test]
 fn an_incremental_snapshot_shares_what_has_not_changed() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    let full = bench.backup(&cluster).unwrap().snapshot.manifest;
-    assert_eq!((full.extent, full.parent), (Extent::Full, None));
-    assert_eq!((full.totals.topics, full.totals.partitions, full.totals.records), (1, 2, 24));
-    assert_eq!(full.costs.new_records, 24);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        let full = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert_eq!((full.extent, full.parent), (Extent::Full, None));
+        assert_eq!((full.totals.topics, full.totals.partitions, full.totals.records), (1, 2, 24));
+        assert_eq!(full.costs.new_records, 24);
 
-    let before = bench.paths();
-    cluster.lock().log("orders", 1).append(2, 6, 10);
-    let second = bench.backup(&cluster).unwrap();
-    let manifest = &second.snapshot.manifest;
-    assert_eq!(manifest.extent, Extent::Incremental);
-    assert_eq!((manifest.totals.records, manifest.costs.new_records, manifest.costs.new_objects), (30, 6, 1));
-    assert_eq!(manifest.costs.shared_bytes, full.totals.bytes);
-    // An object; its partition, its topic, the list of topics; the snapshot.
-    let new: Vec<String> = bench.paths().difference(&before).map(|path| path[..4].to_owned()).collect();
-    assert_eq!(new, ["mani", "mani", "mani", "obje", "snap"]);
+        let before = bench.paths();
+        cluster.lock().log("orders", 1).append(2, 6, 10);
+        let second = bench.backup(&cluster).unwrap();
+        let manifest = &second.snapshot.manifest;
+        assert_eq!(manifest.extent, Extent::Incremental);
+        assert_eq!((manifest.totals.records, manifest.costs.new_records, manifest.costs.new_objects), (30, 6, 1));
+        assert_eq!(manifest.costs.shared_bytes, full.totals.bytes);
+        // An object; its partition, its topic, the list of topics; the snapshot.
+        let new: Vec<String> = bench.paths().difference(&before).map(|path| path[..4].to_owned()).collect();
+        assert_eq!(new, ["mani", "mani", "mani", "obje", "snap"]);
 
-    let before = bench.paths();
-    cluster.lock().reads.clear();
-    let third = bench.backup(&cluster).unwrap();
-    assert_eq!(third.snapshot.manifest.parent, Some(second.snapshot.id.name));
-    assert_eq!(third.snapshot.manifest.costs.manifest_bytes, 0);
-    assert_eq!(bench.paths().difference(&before).count(), 1, "nothing but the snapshot");
-    assert_eq!(cluster.lock().reads, [], "nothing is read when nothing is new");
-    assert!(bench.check(true).unwrap().is_sound());
+        let before = bench.paths();
+        cluster.lock().reads.clear();
+        let third = bench.backup(&cluster).unwrap();
+        assert_eq!(third.snapshot.manifest.parent, Some(second.snapshot.id.name));
+        assert_eq!(third.snapshot.manifest.costs.manifest_bytes, 0);
+        assert_eq!(bench.paths().difference(&before).count(), 1, "nothing but the snapshot");
+        assert_eq!(cluster.lock().reads, [], "nothing is read when nothing is new");
+        assert!(bench.check(true).unwrap().is_sound());
+    }
 }
 
 #[test]
 fn an_object_is_a_segment() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    let bodies: Vec<Bytes> = bench
-        .objects
-        .contents()
-        .into_iter()
-        .filter_map(|(path, bytes)| path.starts_with("objects/").then_some(bytes))
-        .collect();
-    for log in cluster.logs("orders") {
-        let log = log.bytes();
-        // In order, whole batches, nothing between.
-        let mut rest = &log[..];
-        while !rest.is_empty() {
-            let body = bodies.iter().find(|body| rest.starts_with(body)).expect("an object continues the log");
-            assert!(body.len() < 1_500);
-            rest = &rest[body.len()..];
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let bodies: Vec<Bytes> = bench.bodies().into_iter().map(|(_, _, body)| body).collect();
+        for log in cluster.logs("orders") {
+            let log = log.bytes();
+            // In order, whole batches, nothing between.
+            let mut rest = &log[..];
+            while !rest.is_empty() {
+                let body = bodies.iter().find(|body| rest.starts_with(body)).expect("an object continues the log");
+                assert!(body.len() < 1_500);
+                rest = &rest[body.len()..];
+            }
         }
     }
 }
 
 #[test]
 fn a_restored_log_is_the_source_byte_for_byte_and_groups_go_on() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    commit(&cluster, "billing", 0, 7);
-    bench.backup(&cluster).unwrap();
-    let logs = MemoryLogs::default();
-    let restored = bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
-    assert_eq!(restored.copied.records(), 24);
-    {
-        let inner = logs.inner.lock().unwrap();
-        assert_eq!(inner.promoted, ["orders"]);
-        let (topic, _) = &inner.topics["orders"];
-        assert_eq!((topic.id, &topic.config), (Uuid::from_u128(7), &cluster.lock().topics["orders"].0.config));
-        let offset = &inner.groups[0].offsets[0];
-        assert_eq!((offset.offset, offset.leader_epoch, offset.metadata.as_str()), (7, -1, "where billing is"));
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        commit(&cluster, "billing", 0, 7);
+        bench.backup(&cluster).unwrap();
+        let logs = MemoryLogs::default();
+        let restored = bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        assert_eq!(restored.copied.records(), 24);
+        {
+            let inner = logs.inner.lock().unwrap();
+            assert_eq!(inner.promoted, ["orders"]);
+            let (topic, _) = &inner.topics["orders"];
+            assert_eq!((topic.id, &topic.config), (Uuid::from_u128(7), &cluster.lock().topics["orders"].0.config));
+            let offset = &inner.groups[0].offsets[0];
+            assert_eq!((offset.offset, offset.leader_epoch, offset.metadata.as_str()), (7, -1, "where billing is"));
+        }
+        // Again, and from a later snapshot: only what is new.
+        assert_eq!(bench.restore("latest", &logs).unwrap().copied.bytes(), 0);
+        cluster.lock().log("orders", 0).append(3, 5, 10);
+        bench.backup(&cluster).unwrap();
+        assert_eq!(bench.restore("latest", &logs).unwrap().copied.records(), 5);
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
     }
-    // Again, and from a later snapshot: only what is new.
-    assert_eq!(bench.restore("latest", &logs).unwrap().copied.bytes(), 0);
-    cluster.lock().log("orders", 0).append(3, 5, 10);
-    bench.backup(&cluster).unwrap();
-    assert_eq!(bench.restore("latest", &logs).unwrap().copied.records(), 5);
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
 }
 
 #[test]
 fn a_target_with_other_records_is_refused_before_anything_is_written() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    let first = block_on(bench.repository().unwrap().snapshot_ids()).unwrap()[0];
-    cluster.lock().log("orders", 0).append(3, 5, 10);
-    bench.backup(&cluster).unwrap();
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    let calls = logs.inner.lock().unwrap().calls;
-    let error = bench.restore(&first.to_string(), &logs).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    assert!(error.to_string().contains("orders-0"), "{error}");
-    assert_eq!(logs.inner.lock().unwrap().calls, calls);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let first = block_on(bench.repository().unwrap().snapshot_ids()).unwrap()[0];
+        cluster.lock().log("orders", 0).append(3, 5, 10);
+        bench.backup(&cluster).unwrap();
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        let calls = logs.inner.lock().unwrap().calls;
+        let error = bench.restore(&first.to_string(), &logs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("orders-0"), "{error}");
+        assert_eq!(logs.inner.lock().unwrap().calls, calls);
+    }
 }
 
 /// Backs up `cluster` twice, with more produced between, into a repository whose call `at` fails; runs again what failed.
-fn disturbed(fault: Option<(u64, Fault)>) -> (Bench, u64) {
-    let bench = Bench::new();
+fn disturbed(is_encrypted: bool, fault: Option<(u64, Fault)>) -> (Bench, u64) {
+    let bench = Bench::new(is_encrypted);
     let cluster = MemoryCluster::with_orders();
     commit(&cluster, "billing", 1, 3);
     if let Some((at, fault)) = fault {
@@ -200,204 +238,51 @@ fn disturbed(fault: Option<(u64, Fault)>) -> (Bench, u64) {
 
 #[test]
 fn a_backup_that_is_disturbed_anywhere_ends_as_one_that_is_not() {
-    let (undisturbed, calls) = disturbed(None);
-    let expected = undisturbed.objects.contents();
-    assert!(calls > 30);
-    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
-        for at in 0..calls {
-            let (bench, _) = disturbed(Some((at, fault)));
-            let found = bench.objects.contents();
-            let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (found.keys().collect(), expected.keys().collect());
-            assert_eq!(found, expected, "{fault:?} at {at}");
-            assert!(bench.check(true).unwrap().is_sound());
+    for is_encrypted in [false, true] {
+        let (undisturbed, calls) = disturbed(is_encrypted, None);
+        let expected = undisturbed.objects.contents();
+        assert!(calls > 30);
+        for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+            for at in 0..calls {
+                let (bench, _) = disturbed(is_encrypted, Some((at, fault)));
+                let found = bench.objects.contents();
+                let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (found.keys().collect(), expected.keys().collect());
+                assert_eq!(found, expected, "{fault:?} at {at}");
+                assert!(bench.check(true).unwrap().is_sound());
+            }
         }
     }
 }
 
 #[test]
 fn what_an_interrupted_backup_has_put_is_not_read_again() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
-    cluster.lock().add_topic("orders", 7, 1);
-    for _ in 0..40 {
-        cluster.lock().log("orders", 0).append(0, 10, 10_000);
-    }
-    bench.repository().unwrap();
-    // Fails in the middle, after which what was put is written down.
-    cluster.lock().spoil = Some(|_, bytes| match bytes.first_chunk().map(|offset| i64::from_be_bytes(*offset)) {
-        Some(offset) if offset > 50 => Bytes::from(vec![0; 100]),
-        _ => bytes,
-    });
-    bench.clock.fetch_add(1, Ordering::Relaxed);
-    bench.backup(&cluster).unwrap_err();
-    assert!(bench.paths().iter().any(|path| path.starts_with("pending/")));
-    let objects = bench.paths().iter().filter(|path| path.starts_with("objects/")).count();
-    assert!(objects > 5);
-
-    cluster.lock().spoil = None;
-    cluster.lock().reads.clear();
-    let made = bench.backup(&cluster).unwrap();
-    let first = cluster.lock().reads[0].1;
-    assert!(first > 50, "begins where the interrupted run had come to, not at {first}");
-    assert_eq!(made.snapshot.manifest.extent, Extent::Full);
-    assert_eq!(made.snapshot.manifest.costs.new_records, 400);
-    assert!(!bench.paths().iter().any(|path| path.starts_with("pending/")));
-    assert!(bench.check(true).unwrap().is_sound());
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
-}
-
-#[test]
-fn a_restore_that_stops_at_any_call_goes_on_where_it_was() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    commit(&cluster, "billing", 0, 7);
-    bench.backup(&cluster).unwrap();
-    let whole = MemoryLogs::default();
-    bench.restore("latest", &whole).unwrap();
-    let calls = whole.inner.lock().unwrap().calls;
-    for at in 0..calls {
-        let logs = MemoryLogs::default();
-        logs.inner.lock().unwrap().fail_at = Some(at);
-        bench.restore("latest", &logs).unwrap_err();
-        logs.inner.lock().unwrap().fail_at = None;
-        bench.restore("latest", &logs).unwrap();
-        assert_eq!(logs.logs("orders"), cluster.logs("orders"), "stopped at call {at}");
-        assert_eq!(logs.inner.lock().unwrap().groups, whole.inner.lock().unwrap().groups);
-    }
-}
-
-#[test]
-fn every_flipped_bit_is_harmless_or_named() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    commit(&cluster, "billing", 0, 7);
-    bench.backup(&cluster).unwrap();
-    cluster.lock().log("orders", 0).append(2, 1, 10);
-    bench.backup(&cluster).unwrap();
-    let contents = bench.objects.contents();
-    let whole = MemoryLogs::default();
-    bench.restore("latest", &whole).unwrap();
-    for (path, bytes) in &contents {
-        for at in (0..bytes.len()).step_by(7) {
-            let mut damaged = bytes.to_vec();
-            damaged[at] ^= 1 << (at % 8);
-            bench.objects.overwrite(path, Bytes::from(damaged));
-            match bench.check(true) {
-                Ok(report) => {
-                    assert!(!report.is_sound(), "{path} byte {at}");
-                    assert!(report.problems.iter().all(|problem| problem.message.contains("path=")), "{report:?}");
-                }
-                // The repository's own manifest.
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
-            }
-            let logs = MemoryLogs::default();
-            match bench.restore("latest", &logs) {
-                Ok(_) => assert_eq!(logs.logs("orders"), whole.logs("orders"), "{path} byte {at}"),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
-            }
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::new());
+        cluster.lock().add_topic("orders", 7, 1);
+        for _ in 0..40 {
+            cluster.lock().log("orders", 0).append(0, 10, 10_000);
         }
-        bench.objects.overwrite(path, bytes.clone());
-    }
-    assert!(bench.check(true).unwrap().is_sound());
-}
-
-#[test]
-fn a_damaged_object_names_topic_partition_and_offsets_and_the_rest_is_restored() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    let second_batch = cluster.logs("orders")[1].batches[2].as_bytes().clone();
-    let (path, bytes) = bench
-        .objects
-        .contents()
-        .into_iter()
-        .find(|(path, bytes)| path.starts_with("objects/") && bytes.ends_with(&second_batch))
-        .unwrap();
-    block_on(bench.objects.delete(&path)).unwrap();
-    let report = bench.check(false).unwrap();
-    let [problem] = &report.problems[..] else { panic!("one problem: {report:?}") };
-    assert_eq!(problem.partition, Some(TopicPartition::new("orders", 1)));
-    let offsets = problem.offsets.clone().unwrap();
-    assert_eq!(offsets.end, 12);
-    assert_eq!(problem.snapshots.len(), 1);
-
-    let logs = MemoryLogs::default();
-    let error = bench.restore("latest", &logs).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    let expected = format!("partition=orders-1 offsets={}..12", offsets.start);
-    assert!(error.to_string().contains(&expected), "{error}");
-    assert_eq!(logs.logs("orders")[0], cluster.logs("orders")[0]);
-
-    bench.objects.overwrite(&path, bytes.slice(1..));
-    assert!(!bench.check(false).unwrap().is_sound(), "sizes are compared without reading");
-    bench.objects.overwrite(&path, bytes);
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
-}
-
-#[test]
-fn a_manifest_in_anothers_place_is_refused() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    let manifests: Vec<(String, Bytes)> =
-        bench.objects.contents().into_iter().filter(|(path, _)| path.starts_with("manifests/")).collect();
-    for (path, bytes) in &manifests {
-        for (_, other) in manifests.iter().filter(|(other, _)| other != path) {
-            bench.objects.overwrite(path, other.clone());
-            assert!(!bench.check(false).unwrap().is_sound());
-        }
-        bench.objects.overwrite(path, bytes.clone());
-    }
-}
-
-#[test]
-fn a_recreated_topic_is_read_anew_and_said_so() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    cluster.lock().add_topic("orders", 8, 1);
-    cluster.lock().log("orders", 0).append(0, 50, 10);
-    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
-    assert_eq!(manifest.totals.records, 50);
-    assert!(manifest.notes[0].text.contains("recreated"), "{:?}", manifest.notes);
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
-}
-
-#[test]
-fn another_history_is_read_anew_from_where_it_parts() {
-    for epochs_tell in [true, false] {
-        let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-        bench.backup(&cluster).unwrap();
-        {
-            let mut inner = cluster.lock();
-            let log = inner.log("orders", 0);
-            log.batches.truncate(2);
-            log.end = 8;
-            // With the same epoch and offsets, only the last batch's checksum tells.
-            let epoch = if epochs_tell { 5 } else { 2 };
-            log.append_seeded(epoch, 4, 0, 9);
-            log.append_seeded(epoch, 4, 0, 9);
-        }
-        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
-        assert!(manifest.notes[0].text.contains("another"), "{:?}", manifest.notes);
-        let logs = MemoryLogs::default();
-        bench.restore("latest", &logs).unwrap();
-        assert_eq!(logs.logs("orders"), cluster.logs("orders"), "epochs tell: {epochs_tell}");
-        // The first snapshot is what it was.
-        let report = bench.check(true).unwrap();
-        assert!(report.is_sound(), "{report:?}");
-    }
-}
-
-#[test]
-fn what_retention_took_leaves_the_next_snapshot_unless_history_is_kept() {
-    for keep_history in [false, true] {
-        let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-        let options = BackupOptions { keep_history, object_bytes: 1, ..BackupOptions::default() };
-        bench.backup_with(&cluster, &options).unwrap();
-        cluster.lock().log("orders", 0).set_start(8);
+        bench.repository().unwrap();
+        // Fails in the middle, after which what was put is written down.
+        cluster.lock().spoil = Some(|_, bytes| match bytes.first_chunk().map(|offset| i64::from_be_bytes(*offset)) {
+            Some(offset) if offset > 50 => Bytes::from(vec![0; 100]),
+            _ => bytes,
+        });
         bench.clock.fetch_add(1, Ordering::Relaxed);
-        let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
-        assert_eq!(manifest.totals.records, if keep_history { 24 } else { 16 });
+        bench.backup(&cluster).unwrap_err();
+        assert!(bench.paths().iter().any(|path| path.starts_with("pending/")));
+        let objects = bench.paths().iter().filter(|path| path.starts_with("objects/")).count();
+        assert!(objects > 5);
+
+        cluster.lock().spoil = None;
+        cluster.lock().reads.clear();
+        let made = bench.backup(&cluster).unwrap();
+        let first = cluster.lock().reads[0].1;
+        assert!(first > 50, "begins where the interrupted run had come to, not at {first}");
+        assert_eq!(made.snapshot.manifest.extent, Extent::Full);
+        assert_eq!(made.snapshot.manifest.costs.new_records, 400);
+        assert!(!bench.paths().iter().any(|path| path.starts_with("pending/")));
+        assert!(bench.check(true).unwrap().is_sound());
         let logs = MemoryLogs::default();
         bench.restore("latest", &logs).unwrap();
         assert_eq!(logs.logs("orders"), cluster.logs("orders"));
@@ -405,138 +290,319 @@ fn what_retention_took_leaves_the_next_snapshot_unless_history_is_kept() {
 }
 
 #[test]
-fn offsets_the_source_no_longer_had_are_recorded_as_a_hole() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    let options = BackupOptions { keep_history: true, ..bench.options() };
-    bench.backup_with(&cluster, &options).unwrap();
-    for _ in 0..2 {
-        cluster.lock().log("orders", 1).append(2, 10, 10);
+fn a_restore_that_stops_at_any_call_goes_on_where_it_was() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        commit(&cluster, "billing", 0, 7);
+        bench.backup(&cluster).unwrap();
+        let whole = MemoryLogs::default();
+        bench.restore("latest", &whole).unwrap();
+        let calls = whole.inner.lock().unwrap().calls;
+        for at in 0..calls {
+            let logs = MemoryLogs::default();
+            logs.inner.lock().unwrap().fail_at = Some(at);
+            bench.restore("latest", &logs).unwrap_err();
+            logs.inner.lock().unwrap().fail_at = None;
+            bench.restore("latest", &logs).unwrap();
+            assert_eq!(logs.logs("orders"), cluster.logs("orders"), "stopped at call {at}");
+            assert_eq!(logs.inner.lock().unwrap().groups, whole.inner.lock().unwrap().groups);
+        }
     }
-    cluster.lock().log("orders", 1).set_start(22);
-    bench.clock.fetch_add(1, Ordering::Relaxed);
-    let made = bench.backup_with(&cluster, &options).unwrap();
-    let text = &made.snapshot.manifest.notes[0].text;
-    assert!(text.contains("12..22"), "{text}");
-    let source = bench.source("latest").unwrap();
-    let topic = &source.manifests()["orders"];
-    let partition = block_on(bench.repository().unwrap().partition(
-        &topic.partitions[1],
-        &TopicPartition::new("orders", 1),
-        topic.topic_id,
-    ));
-    assert_eq!(partition.unwrap().holes, [Hole { start: 12, end: 22 }]);
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn every_flipped_bit_is_harmless_or_named() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        commit(&cluster, "billing", 0, 7);
+        bench.backup(&cluster).unwrap();
+        cluster.lock().log("orders", 0).append(2, 1, 10);
+        bench.backup(&cluster).unwrap();
+        let contents = bench.objects.contents();
+        let whole = MemoryLogs::default();
+        bench.restore("latest", &whole).unwrap();
+        for (path, bytes) in &contents {
+            for at in (0..bytes.len()).step_by(7) {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= 1 << (at % 8);
+                bench.objects.overwrite(path, Bytes::from(damaged));
+                match bench.check(true) {
+                    Ok(report) => {
+                        assert!(!report.is_sound(), "{path} byte {at}");
+                        assert!(report.problems.iter().all(|problem| problem.message.contains("path=")), "{report:?}");
+                    }
+                    // The repository's own manifest.
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
+                }
+                let logs = MemoryLogs::default();
+                match bench.restore("latest", &logs) {
+                    Ok(_) => assert_eq!(logs.logs("orders"), whole.logs("orders"), "{path} byte {at}"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}"),
+                }
+            }
+            bench.objects.overwrite(path, bytes.clone());
+        }
+        assert!(bench.check(true).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn a_damaged_object_names_topic_partition_and_offsets_and_the_rest_is_restored() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let second_batch = cluster.logs("orders")[1].batches[2].as_bytes().clone();
+        let (path, bytes, _) = bench.bodies().into_iter().find(|(_, _, body)| body.ends_with(&second_batch)).unwrap();
+        block_on(bench.objects.delete(&path)).unwrap();
+        let report = bench.check(false).unwrap();
+        let [problem] = &report.problems[..] else { panic!("one problem: {report:?}") };
+        assert_eq!(problem.partition, Some(TopicPartition::new("orders", 1)));
+        let offsets = problem.offsets.clone().unwrap();
+        assert_eq!(offsets.end, 12);
+        assert_eq!(problem.snapshots.len(), 1);
+
+        let logs = MemoryLogs::default();
+        let error = bench.restore("latest", &logs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let expected = format!("partition=orders-1 offsets={}..12", offsets.start);
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert_eq!(logs.logs("orders")[0], cluster.logs("orders")[0]);
+
+        bench.objects.overwrite(&path, bytes.slice(1..));
+        assert!(!bench.check(false).unwrap().is_sound(), "sizes are compared without reading");
+        bench.objects.overwrite(&path, bytes);
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
+}
+
+#[test]
+fn a_manifest_in_anothers_place_is_refused() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let manifests: Vec<(String, Bytes)> =
+            bench.objects.contents().into_iter().filter(|(path, _)| path.starts_with("manifests/")).collect();
+        for (path, bytes) in &manifests {
+            for (_, other) in manifests.iter().filter(|(other, _)| other != path) {
+                bench.objects.overwrite(path, other.clone());
+                assert!(!bench.check(false).unwrap().is_sound());
+            }
+            bench.objects.overwrite(path, bytes.clone());
+        }
+    }
+}
+
+#[test]
+fn a_recreated_topic_is_read_anew_and_said_so() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        cluster.lock().add_topic("orders", 8, 1);
+        cluster.lock().log("orders", 0).append(0, 50, 10);
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert_eq!(manifest.totals.records, 50);
+        assert!(manifest.notes[0].text.contains("recreated"), "{:?}", manifest.notes);
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
+}
+
+#[test]
+fn another_history_is_read_anew_from_where_it_parts() {
+    for is_encrypted in [false, true] {
+        for epochs_tell in [true, false] {
+            let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+            bench.backup(&cluster).unwrap();
+            {
+                let mut inner = cluster.lock();
+                let log = inner.log("orders", 0);
+                log.batches.truncate(2);
+                log.end = 8;
+                // With the same epoch and offsets, only the last batch's checksum tells.
+                let epoch = if epochs_tell { 5 } else { 2 };
+                log.append_seeded(epoch, 4, 0, 9);
+                log.append_seeded(epoch, 4, 0, 9);
+            }
+            let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+            assert!(manifest.notes[0].text.contains("another"), "{:?}", manifest.notes);
+            let logs = MemoryLogs::default();
+            bench.restore("latest", &logs).unwrap();
+            assert_eq!(logs.logs("orders"), cluster.logs("orders"), "epochs tell: {epochs_tell}");
+            // The first snapshot is what it was.
+            let report = bench.check(true).unwrap();
+            assert!(report.is_sound(), "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn what_retention_took_leaves_the_next_snapshot_unless_history_is_kept() {
+    for is_encrypted in [false, true] {
+        for keep_history in [false, true] {
+            let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+            let options = BackupOptions { keep_history, object_bytes: 1, ..BackupOptions::default() };
+            bench.backup_with(&cluster, &options).unwrap();
+            cluster.lock().log("orders", 0).set_start(8);
+            bench.clock.fetch_add(1, Ordering::Relaxed);
+            let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
+            assert_eq!(manifest.totals.records, if keep_history { 24 } else { 16 });
+            let logs = MemoryLogs::default();
+            bench.restore("latest", &logs).unwrap();
+            assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        }
+    }
+}
+
+#[test]
+fn offsets_the_source_no_longer_had_are_recorded_as_a_hole() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        let options = BackupOptions { keep_history: true, ..bench.options() };
+        bench.backup_with(&cluster, &options).unwrap();
+        for _ in 0..2 {
+            cluster.lock().log("orders", 1).append(2, 10, 10);
+        }
+        cluster.lock().log("orders", 1).set_start(22);
+        bench.clock.fetch_add(1, Ordering::Relaxed);
+        let made = bench.backup_with(&cluster, &options).unwrap();
+        let text = &made.snapshot.manifest.notes[0].text;
+        assert!(text.contains("12..22"), "{text}");
+        let source = bench.source("latest").unwrap();
+        let topic = &source.manifests()["orders"];
+        let partition = block_on(bench.repository().unwrap().partition(
+            &topic.partitions[1],
+            &TopicPartition::new("orders", 1),
+            topic.topic_id,
+        ));
+        assert_eq!(partition.unwrap().holes, [Hole { start: 12, end: 22 }]);
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
 }
 
 #[test]
 fn groups_are_never_ahead_of_the_data() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    commit(&cluster, "ahead", 0, 99);
-    commit(&cluster, "behind", 1, 2);
-    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
-    assert!(manifest.notes[0].text.contains("ahead"), "{:?}", manifest.notes);
-    let groups = block_on(bench.source("latest").unwrap().groups()).unwrap().groups;
-    let offsets: Vec<i64> = groups.iter().map(|group| group.offsets[0].offset).collect();
-    assert_eq!(offsets, [12, 2]);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        commit(&cluster, "ahead", 0, 99);
+        commit(&cluster, "behind", 1, 2);
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert!(manifest.notes[0].text.contains("ahead"), "{:?}", manifest.notes);
+        let groups = block_on(bench.source("latest").unwrap().groups()).unwrap().groups;
+        let offsets: Vec<i64> = groups.iter().map(|group| group.offsets[0].offset).collect();
+        assert_eq!(offsets, [12, 2]);
+    }
 }
 
 #[test]
 fn many_objects_move_to_pages_and_come_back() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
-    cluster.lock().add_topic("orders", 7, 1);
-    let options = BackupOptions { object_bytes: 1, ..BackupOptions::default() };
-    let mut known = 0;
-    for _ in 0..3 {
-        for _ in 0..300 {
-            cluster.lock().log("orders", 0).append(0, 2, 1);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::new());
+        cluster.lock().add_topic("orders", 7, 1);
+        let options = BackupOptions { object_bytes: 1, ..BackupOptions::default() };
+        let mut known = 0;
+        for _ in 0..3 {
+            for _ in 0..300 {
+                cluster.lock().log("orders", 0).append(0, 2, 1);
+            }
+            bench.clock.fetch_add(1, Ordering::Relaxed);
+            let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
+            assert_eq!(manifest.costs.new_objects, 300);
+            known += 600;
+            assert_eq!(manifest.totals.records, known);
+        }
+        let source = bench.source("latest").unwrap();
+        let topic = &source.manifests()["orders"];
+        let partition = TopicPartition::new("orders", 0);
+        let manifest =
+            block_on(bench.repository().unwrap().partition(&topic.partitions[0], &partition, topic.topic_id));
+        let manifest = manifest.unwrap();
+        assert_eq!((manifest.pages.len(), manifest.objects.len()), (1, 900 - PAGE_OBJECTS));
+        assert!(bench.check(true).unwrap().is_sound());
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+
+        // A history that parts within the page takes it up again.
+        {
+            let mut inner = cluster.lock();
+            let log = inner.log("orders", 0);
+            log.batches.truncate(100);
+            log.end = 200;
+            log.append_seeded(3, 5, 10, 9);
         }
         bench.clock.fetch_add(1, Ordering::Relaxed);
-        let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
-        assert_eq!(manifest.costs.new_objects, 300);
-        known += 600;
-        assert_eq!(manifest.totals.records, known);
+        bench.backup_with(&cluster, &options).unwrap();
+        assert!(bench.check(true).unwrap().is_sound());
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
     }
-    let source = bench.source("latest").unwrap();
-    let topic = &source.manifests()["orders"];
-    let partition = TopicPartition::new("orders", 0);
-    let manifest = block_on(bench.repository().unwrap().partition(&topic.partitions[0], &partition, topic.topic_id));
-    let manifest = manifest.unwrap();
-    assert_eq!((manifest.pages.len(), manifest.objects.len()), (1, 900 - PAGE_OBJECTS));
-    assert!(bench.check(true).unwrap().is_sound());
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
-
-    // A history that parts within the page takes it up again.
-    {
-        let mut inner = cluster.lock();
-        let log = inner.log("orders", 0);
-        log.batches.truncate(100);
-        log.end = 200;
-        log.append_seeded(3, 5, 10, 9);
-    }
-    bench.clock.fetch_add(1, Ordering::Relaxed);
-    bench.backup_with(&cluster, &options).unwrap();
-    assert!(bench.check(true).unwrap().is_sound());
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
 }
 
 #[test]
 fn two_backups_at_once_are_both_right() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    let repository = bench.repository().unwrap();
-    let options = bench.options();
-    let (now, quiet) = (|| 5_i64, |_: &Progress| {});
-    let (first, second) = block_on(futures::future::join(
-        backup(&cluster, &repository, &options, &now, &quiet),
-        backup(&cluster, &repository, &options, &now, &quiet),
-    ));
-    assert_eq!(first.unwrap().snapshot.manifest.totals, second.unwrap().snapshot.manifest.totals);
-    assert!(bench.check(true).unwrap().is_sound());
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        let repository = bench.repository().unwrap();
+        let options = bench.options();
+        let (now, quiet) = (|| 5_i64, |_: &Progress| {});
+        let (first, second) = block_on(futures::future::join(
+            backup(&cluster, &repository, &options, &now, &quiet),
+            backup(&cluster, &repository, &options, &now, &quiet),
+        ));
+        assert_eq!(first.unwrap().snapshot.manifest.totals, second.unwrap().snapshot.manifest.totals);
+        assert!(bench.check(true).unwrap().is_sound());
+    }
 }
 
 #[test]
 fn a_topic_that_a_smaller_backup_left_out_is_still_known() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    cluster.lock().add_topic("payments", 9, 1);
-    cluster.lock().log("payments", 0).append(0, 5, 5);
-    bench.backup(&cluster).unwrap();
-    bench.clock.fetch_add(1, Ordering::Relaxed);
-    let one = BackupOptions { topics: "payments".parse().unwrap(), ..bench.options() };
-    bench.backup_with(&cluster, &one).unwrap();
-    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
-    assert_eq!((manifest.totals.topics, manifest.costs.new_records), (2, 0));
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        cluster.lock().add_topic("payments", 9, 1);
+        cluster.lock().log("payments", 0).append(0, 5, 5);
+        bench.backup(&cluster).unwrap();
+        bench.clock.fetch_add(1, Ordering::Relaxed);
+        let one = BackupOptions { topics: "payments".parse().unwrap(), ..bench.options() };
+        bench.backup_with(&cluster, &one).unwrap();
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert_eq!((manifest.totals.topics, manifest.costs.new_records), (2, 0));
+    }
 }
 
 #[test]
 fn a_damaged_parent_costs_space_and_not_the_backup() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    bench.backup(&cluster).unwrap();
-    let snapshot = bench.paths().into_iter().find(|path| path.starts_with("snapshots/")).unwrap();
-    bench.objects.overwrite(&snapshot, Bytes::from_static(b"?"));
-    let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
-    assert_eq!(manifest.extent, Extent::Full);
-    let logs = MemoryLogs::default();
-    bench.restore("latest", &logs).unwrap();
-    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let snapshot = bench.paths().into_iter().find(|path| path.starts_with("snapshots/")).unwrap();
+        bench.objects.overwrite(&snapshot, Bytes::from_static(b"?"));
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert_eq!(manifest.extent, Extent::Full);
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
 }
 
 #[test]
 fn a_missing_topic_is_no_success() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    let options = BackupOptions { topics: "orders,absent".parse().unwrap(), ..bench.options() };
-    let error = bench.backup_with(&cluster, &options).unwrap_err();
-    assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "no such topic topic=absent"));
-    bench.backup(&cluster).unwrap();
-    let repository = bench.repository().unwrap();
-    let latest = block_on(repository.find_snapshot("latest")).unwrap();
-    let absent = "absent".parse().unwrap();
-    let error = block_on(SnapshotSource::open(repository, latest, &absent)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        let options = BackupOptions { topics: "orders,absent".parse().unwrap(), ..bench.options() };
+        let error = bench.backup_with(&cluster, &options).unwrap_err();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "no such topic topic=absent"));
+        bench.backup(&cluster).unwrap();
+        let repository = bench.repository().unwrap();
+        let latest = block_on(repository.find_snapshot("latest")).unwrap();
+        let absent = "absent".parse().unwrap();
+        let error = block_on(SnapshotSource::open(repository, latest, &absent)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
 }
 
 #[test]
@@ -568,28 +634,31 @@ fn what_is_no_repository_says_so() {
 
 #[test]
 fn a_snapshot_is_found_by_its_first_digits() {
-    let (bench, cluster) = (Bench::new(), MemoryCluster::with_orders());
-    let repository = bench.repository().unwrap();
-    let find = |name: &str| block_on(repository.find_snapshot(name)).map(|snapshot| snapshot.id).map_err(|e| e.kind());
-    assert_eq!(find("latest"), Err(ErrorKind::NotFound));
-    let mut ids = Vec::new();
-    for _ in 0..17 {
-        ids.push(bench.backup(&cluster).unwrap().snapshot.id);
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+        let repository = bench.repository().unwrap();
+        let find =
+            |name: &str| block_on(repository.find_snapshot(name)).map(|snapshot| snapshot.id).map_err(|e| e.kind());
+        assert_eq!(find("latest"), Err(ErrorKind::NotFound));
+        let mut ids = Vec::new();
+        for _ in 0..17 {
+            ids.push(bench.backup(&cluster).unwrap().snapshot.id);
+        }
+        assert_eq!(block_on(repository.snapshot_ids()).unwrap(), ids);
+        assert_eq!(find("latest"), Ok(ids[16]));
+        assert_eq!(find(&ids[3].short()), Ok(ids[3]));
+        assert_eq!(find(&ids[3].to_string()), Ok(ids[3]));
+        assert_eq!(find(""), Err(ErrorKind::NotFound));
+        assert_eq!(find("nothing like it"), Err(ErrorKind::NotFound));
+        // Of 17, two begin with the same digit.
+        let ambiguous = "0123456789abcdef".chars().filter(|digit| find(&digit.to_string()) == Err(ErrorKind::Invalid));
+        assert!(ambiguous.count() > 0);
     }
-    assert_eq!(block_on(repository.snapshot_ids()).unwrap(), ids);
-    assert_eq!(find("latest"), Ok(ids[16]));
-    assert_eq!(find(&ids[3].short()), Ok(ids[3]));
-    assert_eq!(find(&ids[3].to_string()), Ok(ids[3]));
-    assert_eq!(find(""), Err(ErrorKind::NotFound));
-    assert_eq!(find("nothing like it"), Err(ErrorKind::NotFound));
-    // Of 17, two begin with the same digit.
-    let ambiguous = "0123456789abcdef".chars().filter(|digit| find(&digit.to_string()) == Err(ErrorKind::Invalid));
-    assert!(ambiguous.count() > 0);
 }
 
 /// A manifest of each kind.
 fn manifests() -> Vec<(Kind, Vec<u8>)> {
-    let bench = Bench::new();
+    let bench = Bench::new(false);
     let cluster = MemoryCluster::with_orders();
     commit(&cluster, "billing", 0, 7);
     bench.backup(&cluster).unwrap();
@@ -629,6 +698,19 @@ fn manifests() -> Vec<(Kind, Vec<u8>)> {
     };
     found.push((Kind::Page, page.encode()));
     found.push((Kind::Pending, pending.encode()));
+    let key = KeyManifest {
+        argon2: Some(Argon2Cost::default()),
+        ..KeyManifest::new(1_700_000_000_000, "alice", KeyAccess::Write)
+    };
+    found.push((Kind::Key, key.encode()));
+    let generation = GenerationSecrets {
+        created: 0,
+        write_key: SecretBytes(zeroize::Zeroizing::new([1; 32])),
+        public_key: [2; 32],
+        read_key: None,
+    };
+    let secrets = SecretsManifest { format: FORMAT, kind: Kind::Secrets, generations: vec![generation] };
+    found.push((Kind::Secrets, secrets.encode()));
     found
 }
 
@@ -642,6 +724,8 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
         Kind::Page => PageManifest::decode(bytes)?.encode(),
         Kind::Groups => GroupsManifest::decode(bytes)?.encode(),
         Kind::Pending => PendingManifest::decode(bytes)?.encode(),
+        Kind::Key => KeyManifest::decode(bytes)?.encode(),
+        Kind::Secrets => SecretsManifest::decode(bytes)?.encode(),
     })
 }
 
@@ -649,7 +733,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
 fn manifests_of_each_kind_are_read_as_written() {
     let manifests = manifests();
     let kinds: BTreeSet<String> = manifests.iter().map(|(kind, _)| kind.to_string()).collect();
-    assert_eq!(kinds.len(), 8);
+    assert_eq!(kinds.len(), 10);
     for (kind, bytes) in &manifests {
         assert_eq!(decode(*kind, bytes).as_ref(), Ok(bytes), "{kind}");
         for (other, _) in manifests.iter().filter(|(other, _)| other != kind) {
@@ -724,54 +808,278 @@ fn a_manifest_that_says_what_cannot_be_is_refused() {
 
 #[test]
 fn a_backup_can_be_spawned() {
-    fn is_send<T: Send>(_: &T) {}
-    let (bench, cluster) = (Bench::new(), MemoryCluster::new());
-    let repository = bench.repository().unwrap();
-    let options = bench.options();
-    let (now, quiet) = (|| 0_i64, |_: &Progress| {});
-    is_send(&backup(&cluster, &repository, &options, &now, &quiet));
-    let report = check(&repository, CheckOptions::default());
-    is_send(&report);
-    let _: Result<(), Error> = block_on(report).map(drop);
+    for is_encrypted in [false, true] {
+        fn is_send<T: Send>(_: &T) {}
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::new());
+        let repository = bench.repository().unwrap();
+        let options = bench.options();
+        let (now, quiet) = (|| 0_i64, |_: &Progress| {});
+        is_send(&backup(&cluster, &repository, &options, &now, &quiet));
+        let report = check(&repository, CheckOptions::default());
+        is_send(&report);
+        let _: Result<(), Error> = block_on(report).map(drop);
+    }
 }
 
-/// The repository in `tests/data/repository-1`, written by the first version of the format. `OTTLA_RECORD=1` writes it anew,
-/// which is right only before a format is released.
+/// The repositories in `tests/data`, written by the first version of the format. `OTTLA_RECORD=1` writes them anew, which is
+/// right only before a format is released.
 #[test]
-fn a_repository_of_format_1_is_written_and_read_as_ever() {
-    let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/repository-1"));
-    let bench = Bench::new();
-    let cluster = MemoryCluster::with_orders();
-    commit(&cluster, "billing", 0, 7);
-    bench.backup(&cluster).unwrap();
-    cluster.lock().log("orders", 1).append(2, 3, 10);
-    bench.backup(&cluster).unwrap();
-    let written = bench.objects.contents();
-    if std::env::var_os("OTTLA_RECORD").is_some() {
-        let _ = std::fs::remove_dir_all(directory);
-        for (path, bytes) in &written {
-            let file = directory.join(path);
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, bytes).unwrap();
+fn repositories_of_format_1_are_written_and_read_as_ever() {
+    for (name, is_encrypted) in [("repository-1", false), ("encrypted-1", true)] {
+        let directory = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data")).join(name);
+        let bench = Bench::new(is_encrypted);
+        let cluster = MemoryCluster::with_orders();
+        commit(&cluster, "billing", 0, 7);
+        bench.backup(&cluster).unwrap();
+        if is_encrypted {
+            let repository = bench.repository().unwrap();
+            let lock = cheap("correct horse");
+            block_on(repository.add_key(&lock, KeyAccess::Full, "a passphrase", 0, &[8; 32])).unwrap();
+            let secrets = [Secret::Identity(alice()), passphrase("correct horse")];
+            block_on(repository.rotate(&secrets, 1_700_000_500_000, &[9; 32])).unwrap();
         }
-    }
-    let recorded = MemoryObjects::default();
-    let mut open = vec![directory.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(directory).unwrap().to_str().unwrap().replace('\\', "/");
-                recorded.overwrite(&name, Bytes::from(std::fs::read(&path).unwrap()));
+        cluster.lock().log("orders", 1).append(2, 3, 10);
+        bench.backup(&cluster).unwrap();
+        let written = bench.objects.contents();
+        if std::env::var_os("OTTLA_RECORD").is_some() {
+            let _ = std::fs::remove_dir_all(&directory);
+            for (path, bytes) in &written {
+                let file = directory.join(path);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, bytes).unwrap();
             }
         }
+        let recorded = MemoryObjects::default();
+        let mut open = vec![directory.clone()];
+        while let Some(next) = open.pop() {
+            for entry in std::fs::read_dir(&next).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    let name = path.strip_prefix(&directory).unwrap().to_str().unwrap().replace('\\', "/");
+                    recorded.overwrite(&name, Bytes::from(std::fs::read(&path).unwrap()));
+                }
+            }
+        }
+        assert_eq!(recorded.contents(), written);
+        let bench = Bench { objects: recorded, ..Bench::new(is_encrypted) };
+        assert!(bench.check(true).unwrap().is_sound());
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
     }
-    assert_eq!(recorded.contents(), written);
-    let bench = Bench { objects: recorded, ..Bench::new() };
-    assert!(bench.check(true).unwrap().is_sound());
+}
+
+/// The lock of a passphrase that takes no time.
+fn cheap(text: &str) -> Lock {
+    Lock::Passphrase(passphrase(text), Argon2Cost { memory_kib: 64, passes: 1, lanes: 1, salt: [0; 16] })
+}
+
+fn passphrase(text: &str) -> Secret {
+    Secret::Passphrase(zeroize::Zeroizing::new(text.to_owned()))
+}
+
+fn unlock(bench: &Bench, secrets: &[Secret]) -> Result<Repository> {
+    block_on(Repository::unlock(Arc::new(bench.objects.clone()), secrets))
+}
+
+#[test]
+fn keys_are_noted_as_age_notes_them() {
+    assert_eq!(alice().recipient().to_string(), RECIPIENT);
+    assert_eq!(RECIPIENT.parse::<AgeRecipient>().unwrap(), alice().recipient());
+    let file = format!("# created: today\n# public key: {RECIPIENT}\n\n{IDENTITY}\n");
+    assert_eq!(AgeIdentity::parse_file(&file).unwrap()[0].recipient(), alice().recipient());
+    let lower = IDENTITY.to_lowercase();
+    assert_eq!(lower.parse::<AgeIdentity>().unwrap().recipient(), alice().recipient());
+    for bad in ["", "age1", &RECIPIENT[..61], &RECIPIENT.replace('q', "z"), IDENTITY, "ssh-ed25519 AAAA"] {
+        assert_eq!(bad.parse::<AgeRecipient>().unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
+    }
+    let slip = IDENTITY.replace("GQ9778", "GQ9787");
+    let error = slip.parse::<AgeIdentity>().unwrap_err();
+    assert!(!error.to_string().contains("GQ9787"), "a secret is not said: {error}");
+    assert!(AgeIdentity::parse_file("# nothing\n").is_err());
+}
+
+#[test]
+fn nothing_that_is_stored_tells_a_name() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    let batch = cluster.logs("orders")[0].batches[0].as_bytes().clone();
+    for (path, bytes) in bench.objects.contents() {
+        for secret in [&b"orders"[..], b"billing", b"retention", b"cluster", &batch[61..]] {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{path}");
+        }
+        let is_open = path == repository::REPOSITORY || path.starts_with("keys/");
+        assert!(is_open || bytes[0] == if path.starts_with("objects/") { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn a_wrong_key_says_so_and_a_passphrase_opens() {
+    let bench = Bench::new(true);
+    let repository = bench.repository().unwrap();
+    let cluster = MemoryCluster::with_orders();
+    bench.backup(&cluster).unwrap();
+    block_on(repository.add_key(&cheap("correct horse"), KeyAccess::Full, "", 5, &[1; 32])).unwrap();
+    let opened = unlock(&bench, &[passphrase("battery"), passphrase("correct horse")]).unwrap();
+    assert_eq!(block_on(opened.snapshots()).unwrap().len(), 1);
+    let error = unlock(&bench, &[passphrase("Correct horse")]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().starts_with("wrong key"), "{error}");
+    let other = AgeIdentity::parse_file("AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0");
+    assert_eq!(unlock(&bench, &[Secret::Identity(other.unwrap().remove(0))]).unwrap_err().kind(), ErrorKind::Denied);
+    let error = block_on(Repository::open(Arc::new(bench.objects.clone()))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("is encrypted"), "{error}");
+}
+
+#[test]
+fn a_plain_repository_in_an_encrypted_ones_place_is_not_written_to() {
+    let bench = Bench::new(false);
+    bench.repository().unwrap();
+    assert_eq!(unlock(&bench, &[Secret::Identity(alice())]).unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_key_file_of_another_repository_opens_nothing() {
+    let (bench, other) = (Bench::new(true), Bench::new(true));
+    bench.repository().unwrap();
+    let lock = Lock::Recipient(alice().recipient());
+    let id = Uuid::from_u128(2);
+    block_on(Repository::create_encrypted(Arc::new(other.objects.clone()), id, 0, &lock, &[1; 32])).unwrap();
+    let (path, _) = bench.objects.contents().into_iter().find(|(path, _)| path.starts_with("keys/")).unwrap();
+    block_on(bench.objects.delete(&path)).unwrap();
+    for (path, bytes) in other.objects.contents().into_iter().filter(|(path, _)| path.starts_with("keys/")) {
+        bench.objects.overwrite(&path, bytes);
+    }
+    assert_eq!(unlock(&bench, &[Secret::Identity(alice())]).unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn a_host_that_only_writes_backs_up_incrementally_and_reads_no_record() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    let repository = bench.repository().unwrap();
+    bench.backup(&cluster).unwrap();
+    block_on(repository.add_key(&cheap("host"), KeyAccess::Write, "host", 5, &[1; 32])).unwrap();
+    let host = unlock(&bench, &[passphrase("host")]).unwrap();
+    assert!(!host.can_read());
+    cluster.lock().log("orders", 1).append(2, 6, 10);
+    let options = bench.options();
+    bench.clock.fetch_add(1, Ordering::Relaxed);
+    let now = || bench.clock.load(Ordering::Relaxed);
+    let made = block_on(backup(&cluster, &host, &options, &now, &|_| {})).unwrap().snapshot.manifest;
+    assert_eq!((made.extent, made.costs.new_records, made.costs.new_objects), (Extent::Incremental, 6, 1));
+
+    let latest = block_on(host.find_snapshot("latest")).unwrap();
+    let source = block_on(SnapshotSource::open(host.clone(), latest, &Selection::all())).unwrap();
+    let error = block_on(restore(&source, &MemoryLogs::default(), &RestoreOptions::default(), &|_| {})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("only writes"), "{error}");
+    assert!(block_on(check(&host, CheckOptions::default())).unwrap().is_sound());
+    assert_eq!(block_on(check(&host, CheckOptions { read_data: true })).unwrap_err().kind(), ErrorKind::Denied);
+    // Nor can it let itself in.
+    let lock = cheap("more");
+    let more = block_on(host.add_key(&lock, KeyAccess::Full, "", 5, &[2; 32])).unwrap_err();
+    assert_eq!(more.kind(), ErrorKind::Denied);
+    assert_eq!(block_on(host.rotate(&[], 5, &[2; 32])).unwrap_err().kind(), ErrorKind::Denied);
+    block_on(host.add_key(&lock, KeyAccess::Write, "", 5, &[2; 32])).unwrap();
+
     let logs = MemoryLogs::default();
     bench.restore("latest", &logs).unwrap();
     assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn a_key_that_was_removed_opens_nothing_that_is_written_after_a_rotation() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    let repository = bench.repository().unwrap();
+    let leaver = block_on(repository.add_key(&cheap("leaver"), KeyAccess::Full, "", 5, &[1; 32])).unwrap();
+    bench.backup(&cluster).unwrap();
+    let former = unlock(&bench, &[passphrase("leaver")]).unwrap();
+    // Its passphrase is not known to who rotates.
+    let error = block_on(repository.rotate(&[Secret::Identity(alice())], 6, &[2; 32])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains(&leaver.short()), "{error}");
+    let found = block_on(repository.find_key(&leaver.short())).unwrap();
+    block_on(repository.remove_key(&found)).unwrap();
+    let before = bench.paths();
+    let rotated = block_on(repository.rotate(&[Secret::Identity(alice())], 6, &[2; 32])).unwrap();
+    assert_eq!(rotated.generations().len(), 2);
+    let data = |paths: &BTreeSet<String>| paths.iter().filter(|path| !path.starts_with("keys/")).cloned().collect();
+    let (before, after): (BTreeSet<String>, BTreeSet<String>) = (data(&before), data(&bench.paths()));
+    assert_eq!(before, after, "nothing is written again");
+    assert_eq!(unlock(&bench, &[passphrase("leaver")]).unwrap_err().kind(), ErrorKind::Denied);
+
+    cluster.lock().log("orders", 0).append(2, 5, 10);
+    let made = bench.backup(&cluster).unwrap();
+    assert_eq!(made.snapshot.manifest.extent, Extent::Incremental);
+    assert_eq!(block_on(former.snapshot(made.snapshot.id)).unwrap_err().kind(), ErrorKind::Corrupt);
+    let ids = block_on(former.snapshot_ids()).unwrap();
+    assert!(block_on(former.snapshot(ids[0])).is_ok(), "what it knows it knows");
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    assert!(bench.check(true).unwrap().is_sound());
+    // The last one stays.
+    let last = block_on(rotated.key_files()).unwrap().remove(0);
+    assert_eq!(block_on(rotated.remove_key(&last)).unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_rotation_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
+    let rotate = |fault: Option<(u64, Fault)>| {
+        let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+        let repository = bench.repository().unwrap();
+        bench.backup(&cluster).unwrap();
+        block_on(repository.add_key(&cheap("second"), KeyAccess::Full, "", 5, &[1; 32])).unwrap();
+        let secrets = [Secret::Identity(alice()), passphrase("second")];
+        let begin = bench.objects.calls();
+        if let Some((at, fault)) = fault {
+            bench.objects.fail_at(begin + at, fault);
+        }
+        let first = block_on(repository.rotate(&secrets, 6, &[2; 32]));
+        let calls = bench.objects.calls() - begin;
+        bench.objects.heal();
+        if first.is_err() {
+            let repository = unlock(&bench, &secrets[..1]).unwrap();
+            block_on(repository.rotate(&secrets, 7, &[3; 32])).unwrap();
+        }
+        for secret in &secrets {
+            let opened = unlock(&bench, std::slice::from_ref(secret)).unwrap();
+            assert!(opened.generations().len() >= 2);
+            assert_eq!(block_on(opened.key_files()).unwrap().len(), 2, "{fault:?}");
+        }
+        bench.backup(&cluster).unwrap();
+        assert!(bench.check(true).unwrap().is_sound());
+        calls
+    };
+    let calls = rotate(None);
+    assert!(calls > 5);
+    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+        for at in 0..calls {
+            rotate(Some((at, fault)));
+        }
+    }
+}
+
+#[test]
+fn a_key_file_that_asks_for_too_much_is_refused() {
+    let good = KeyManifest { argon2: Some(Argon2Cost::default()), ..KeyManifest::new(0, "", KeyAccess::Full) };
+    assert!(KeyManifest::decode(&good.encode()).is_ok());
+    type Change = fn(&mut KeyManifest);
+    let bad: [Change; 5] = [
+        |key| key.argon2 = Some(Argon2Cost { memory_kib: u32::MAX, ..Argon2Cost::default() }),
+        |key| key.argon2 = Some(Argon2Cost { passes: u32::MAX, ..Argon2Cost::default() }),
+        |key| key.argon2 = Some(Argon2Cost { lanes: 1_000, ..Argon2Cost::default() }),
+        |key| key.argon2 = None,
+        |key| key.recipient = Some(RECIPIENT.to_owned()),
+    ];
+    for change in bad {
+        let mut key = good.clone();
+        change(&mut key);
+        let refused = KeyManifest::decode(&rmp_serde::to_vec_named(&key).unwrap());
+        assert!(matches!(refused, Err(ManifestError::Content { .. })), "{key:?}");
+    }
 }

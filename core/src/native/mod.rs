@@ -9,6 +9,7 @@ pub mod objects;
 pub mod pipe;
 pub mod properties;
 mod replica;
+pub mod repository;
 mod runtime;
 mod server;
 mod tls;

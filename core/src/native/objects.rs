@@ -16,6 +16,19 @@ use futures::stream::{self, BoxStream, StreamExt};
 use crate::backup::objects::{Listed, ObjectStore, Put, check_path, not_found};
 use crate::{Error, ErrorKind, Result};
 
+/// The store that `name` stands for: a directory, or its `file://` URL.
+///
+/// # Errors
+/// `Unsupported` for another kind of URL.
+pub fn open(name: &str) -> Result<Arc<dyn ObjectStore>> {
+    let path = name.strip_prefix("file://").unwrap_or(name);
+    if path.contains("://") {
+        let message = format!("a repository is a directory; object stores come later given={name}");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(Arc::new(FileObjects::new(path)))
+}
+
 /// Where objects are while they are written; the part of a path cannot begin with a dot, so none is mistaken for one.
 const UNFINISHED: &str = ".unfinished";
 /// After this, what is unfinished is nobody's any more.

@@ -11,11 +11,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::files::FileDevice;
-use super::objects::FileObjects;
+use super::repository::{Access, RepositoryPlace};
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
-    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, ObjectStore, Planned, Repository,
-    RestoreOptions, Restored, SnapshotSource,
+    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Planned, Repository, RestoreOptions,
+    Restored, SnapshotSource,
 };
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
@@ -190,13 +190,13 @@ fn open(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
     tokio::task::block_in_place(|| LocalBroker::open(runtime, location.clone(), BrokerConfig::default()))
 }
 
-/// Backs up what `options` choose of `source` to the repository in `objects`, which is made when missing.
+/// Backs up what `options` choose of `source` to the repository at `place`, which is made when missing.
 ///
 /// # Errors
-/// See [`backup::backup`].
+/// See [`backup::backup`] and [`RepositoryPlace::open_or_create`].
 pub async fn backup(
     source: &ClusterSource,
-    objects: Arc<dyn ObjectStore>,
+    place: &RepositoryPlace,
     options: &BackupOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
@@ -204,7 +204,7 @@ pub async fn backup(
     // The names first: a wrong one must not leave an empty repository behind.
     let topics = source.topics(&options.topics).await?;
     options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
-    let repository = Repository::open_or_create(objects, random_id(), clock.now()).await?;
+    let repository = place.open_or_create(clock.now()).await?;
     backup::backup(source, &repository, options, &|| clock.now(), progress).await
 }
 
@@ -217,7 +217,7 @@ pub async fn backup(
 /// See also [`backup::restore`].
 pub async fn restore(
     runtime: &Runtime,
-    repository: &str,
+    repository: &RepositoryPlace,
     snapshot: &str,
     target: &Place,
     topics: &Selection,
@@ -227,7 +227,7 @@ pub async fn restore(
         let message = "a restore goes to the directory of a log; restoring into a live cluster comes later";
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
-    let repository = open_repository(repository).await?;
+    let repository = repository.open().await?;
     let snapshot = repository.find_snapshot(snapshot).await?;
     let source = SnapshotSource::open(repository, snapshot, topics).await?;
     if matches!(location, Location::Directory(_)) && LocalBroker::find(location).is_some() {
@@ -248,14 +248,14 @@ pub async fn restore(
 /// written then; `NotFound` if a directory is not there.
 pub async fn restore_directories(
     runtime: &Runtime,
-    repository: &str,
+    repository: &RepositoryPlace,
     snapshot: &str,
     directories: &[PathBuf],
     topics: &Selection,
     options: &DirectoryOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<(Vec<Planned>, Option<Restored>)> {
-    let repository = open_repository(repository).await?;
+    let repository = repository.open().await?;
     let snapshot = repository.find_snapshot(snapshot).await?;
     let source = SnapshotSource::open(repository, snapshot, topics).await?;
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
@@ -287,35 +287,20 @@ fn room(directories: &[PathBuf]) -> Result<u64> {
     Ok(rooms.into_values().fold(0, u64::saturating_add))
 }
 
-/// Checks the repository `repository`; see [`backup::check`].
+/// Checks the repository at `repository`; see [`backup::check`].
 ///
 /// # Errors
 /// `NotFound` if there is none. What is wrong with it is in the report.
-pub async fn check(repository: &str, options: CheckOptions) -> Result<CheckReport> {
-    backup::check(&open_repository(repository).await?, options).await
+pub async fn check(repository: &RepositoryPlace, options: CheckOptions) -> Result<CheckReport> {
+    backup::check(&repository.open().await?, options).await
 }
 
-/// The repository `repository`: a directory, or its `file://` URL.
+/// The repository `repository`, opened with what the environment and the user's configuration have.
 ///
 /// # Errors
-/// `NotFound` if there is none; `Unsupported` for another kind of URL.
+/// See [`RepositoryPlace`].
 pub async fn open_repository(repository: &str) -> Result<Repository> {
-    Repository::open(objects(repository)?).await
-}
-
-/// The objects of the repository `repository`, which need not be there.
-///
-/// # Errors
-/// `Unsupported` for another kind of URL than `file://`.
-pub fn objects(repository: &str) -> Result<Arc<FileObjects>> {
-    let path = repository.strip_prefix("file://").unwrap_or(repository);
-    if path.contains("://") {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("a repository is a directory; object stores come later given={repository}"),
-        ));
-    }
-    Ok(Arc::new(FileObjects::new(path)))
+    RepositoryPlace::new(repository, Access::default())?.open().await
 }
 
 /// An id that nothing else has.

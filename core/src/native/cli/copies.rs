@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, ConnectionArgs};
+use super::keys::{AccessArgs, RepositoryArgs};
 use super::position::time_text;
 use super::{Output, table};
 use crate::backup::{BackupOptions, CheckOptions, Snapshot};
@@ -39,8 +40,11 @@ pub(super) struct Backup {
     /// kafka://HOST:PORT[,…] or the directory of a log
     source: String,
 
-    /// Directory of the repository, made when missing
+    /// The repository, made when missing: a directory or a URL
     repository: String,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     #[command(flatten)]
     topics: TopicsArg,
@@ -55,13 +59,13 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let place = pipe::objects(&self.repository)?;
+        let place = self.access.place(&self.repository)?;
         let source = Connection::open(&self.source, &self.connection)?;
         let from = ClusterSource::new(source.plain_client()?);
         let mut options = BackupOptions { full: self.full, ..BackupOptions::default() };
         options.topics = self.topics.selection()?;
         let bar = progress_bar(output);
-        let made = source.block_on(pipe::backup(&from, place, &options, &|progress| show(&bar, progress)))?;
+        let made = source.block_on(pipe::backup(&from, &place, &options, &|progress| show(&bar, progress)))?;
         bar.finish_and_clear();
         let costs = made.snapshot.manifest.costs;
         report(&made.partitions, Duration::from_millis(costs.milliseconds), output)?;
@@ -85,14 +89,13 @@ impl Backup {
 /// Arguments of `ottla snapshots`.
 #[derive(Debug, Args)]
 pub(super) struct Snapshots {
-    /// Directory of the repository
-    repository: String,
+    #[command(flatten)]
+    repository: RepositoryArgs,
 }
 
 impl Snapshots {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let snapshots =
-            Runtime::new()?.block_on(async { pipe::open_repository(&self.repository).await?.snapshots().await })?;
+        let snapshots = Runtime::new()?.block_on(async { self.repository.open().await?.snapshots().await })?;
         let rows: Vec<Vec<String>> = snapshots
             .iter()
             .map(|snapshot| {
@@ -118,8 +121,8 @@ impl Snapshots {
 /// Arguments of `ottla check`.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// Directory of the repository
-    repository: String,
+    #[command(flatten)]
+    repository: RepositoryArgs,
 
     /// Read every object and verify each hash and checksum
     #[arg(long)]
@@ -129,7 +132,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self, output: Output) -> Result<()> {
         let options = CheckOptions { read_data: self.read_data };
-        let report = Runtime::new()?.block_on(pipe::check(&self.repository, options))?;
+        let report = Runtime::new()?.block_on(pipe::check(&self.repository.place()?, options))?;
         for problem in &report.problems {
             output.say(format!("problem: {}", problem.message));
         }
@@ -159,7 +162,10 @@ impl Check {
         if report.is_sound() {
             Ok(())
         } else {
-            Err(Error::new(ErrorKind::Corrupt, format!("the repository is damaged repository={}", self.repository)))
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the repository is damaged repository={}", self.repository.repository),
+            ))
         }
     }
 }

@@ -8,6 +8,7 @@ mod connection;
 mod copies;
 mod demo;
 mod groups;
+mod keys;
 mod position;
 mod promote;
 mod records;
@@ -74,6 +75,10 @@ enum Command {
     Status(status::Status),
     /// Make a follower the leader
     Promote(promote::Promote),
+    /// Make a repository for backups; the first backup does, too
+    Init(keys::Init),
+    /// Show, add, remove and rotate the keys of a repository
+    Key(keys::Key),
     /// Back topics up into a repository: all at first, what is new after
     Backup(copies::Backup),
     /// Restore a snapshot at the same offsets: to a local log, or a stopped Kafka broker's log directories
@@ -160,6 +165,8 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
         Command::Replicate(command) => command.run(output),
         Command::Status(command) => command.run(output),
         Command::Promote(command) => command.run(output),
+        Command::Init(command) => command.run(output),
+        Command::Key(command) => command.run(output),
         Command::Backup(command) => command.run(output),
         Command::Restore(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),

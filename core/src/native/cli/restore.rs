@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::copies::{TopicsArg, progress_bar, report, show};
+use super::keys::AccessArgs;
 use super::{Output, table};
 use crate::backup::{DirectoryOptions, Planned, Restored};
 use crate::native::Runtime;
@@ -24,6 +25,9 @@ pub(super) struct Restore {
     /// Directory of a log, made when missing; or logdir:DIR[,DIR...], all log.dirs of a Kafka broker that does not run
     #[arg(value_name = "TARGET")]
     target: String,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     #[command(flatten)]
     topics: TopicsArg,
@@ -54,6 +58,7 @@ impl Restore {
         let selection = self.topics.selection()?;
         let begun = Instant::now();
         let runtime = Runtime::new()?;
+        let repository = self.access.place(path)?;
         let bar = progress_bar(output);
         let progress = |progress: &Progress| show(&bar, progress);
         let restored = if let Some(directories) = self.target.strip_prefix("logdir:") {
@@ -62,7 +67,7 @@ impl Restore {
             let mut options = DirectoryOptions::default();
             (options.broker, options.force, options.dry_run) = (self.broker, self.force, self.dry_run);
             let restoring =
-                pipe::restore_directories(&runtime, path, name, &directories, &selection, &options, &progress);
+                pipe::restore_directories(&runtime, &repository, name, &directories, &selection, &options, &progress);
             let (planned, restored) = runtime.block_on(restoring)?;
             tell(&planned, output)?;
             match restored {
@@ -75,7 +80,7 @@ impl Restore {
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
             let target = Place::parse_target(&self.target);
-            runtime.block_on(pipe::restore(&runtime, path, name, &target, &selection, &progress))?
+            runtime.block_on(pipe::restore(&runtime, &repository, name, &target, &selection, &progress))?
         };
         bar.finish_and_clear();
         self.report(&restored, begun, output)

@@ -28,6 +28,7 @@ use crate::client::{
     Admin, Client, ClientConfig, Consumer, ConsumerConfig, Listener, NewTopic, OffsetAndMetadata, Options, Producer,
     ProducerConfig, Ticket, TopicPartition,
 };
+use crate::native::repository::{Access, RepositoryPlace, write_new_passphrase};
 use crate::native::{LocalBroker, Location, Runtime, pipe};
 use crate::record::Record;
 use crate::replication::{ClusterSource, LocalLogs, Selection};
@@ -334,7 +335,7 @@ impl Story {
         let (restored, took) = self.timed("restore", |bar| {
             let restored = self.open("restored")?;
             self.runtime.block_on(async {
-                let repository = pipe::open_repository(&self.home.join("backup").to_string_lossy()).await?;
+                let repository = self.repository()?.open().await?;
                 let snapshot = repository.find_snapshot("latest").await?;
                 let source = SnapshotSource::open(repository, snapshot, &Selection::all()).await?;
                 let options = RestoreOptions::default();
@@ -666,14 +667,24 @@ impl Story {
         Ok(found)
     }
 
+    /// The repository, whose key lies beside it: with `--keep` it can be opened.
+    fn repository(&self) -> Result<RepositoryPlace> {
+        let key = self.home.join("backup.key");
+        if !key.exists() {
+            write_new_passphrase(&key)?;
+        }
+        let access = Access { passphrase_file: Some(key), ..Access::default() };
+        RepositoryPlace::new(&self.home.join("backup").to_string_lossy(), access)
+    }
+
     fn back_up(&self, place: &Place, name: &str, data_bytes: u64) -> Result<BackupCost> {
         let (made, took) = self.timed(name, |bar| {
             let source = ClusterSource::new(self.client(place, ClientConfig::from_options(&self.options(place))?));
             let ours = Selection::new([&self.topic])?;
             let options = BackupOptions { topics: ours.clone(), groups: ours, ..BackupOptions::default() };
-            let place = pipe::objects(&self.home.join("backup").to_string_lossy())?;
+            let place = self.repository()?;
             let progress = |progress: &_| super::copies::show(bar, progress);
-            let made: Backup = self.runtime.block_on(pipe::backup(&source, place, &options, &progress))?;
+            let made: Backup = self.runtime.block_on(pipe::backup(&source, &place, &options, &progress))?;
             let costs = made.snapshot.manifest.costs;
             let said = format!(
                 "{} records, {} stored",
