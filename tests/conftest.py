@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator
 
 import pytest
 
 CI = os.environ.get("CI") == "true"
+
+# Repositories' keys go where this run ends with them, and none that a person has is found.
+_CONFIGURATION = tempfile.TemporaryDirectory(prefix="ottla-configuration-")
+os.environ["XDG_CONFIG_HOME"] = _CONFIGURATION.name
+os.environ.pop("OTTLA_PASSPHRASE", None)
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ottla::backup::{BackupOptions, CheckOptions, Snapshot};
 use ottla::client::Options;
 use ottla::native::pipe::{self, OpenSource, Place};
+use ottla::native::repository::{Access, RepositoryPlace};
 use ottla::native::{LocalBroker, Location, Replica, ReplicaOptions, Runtime};
 use ottla::replication::{Copied, PartitionCopied, Progress, Selection};
 use ottla::{Error, Result};
@@ -100,6 +101,23 @@ fn place(place: &Bound<'_, PyAny>, parse: impl FnOnce(&str) -> Result<Place>) ->
     match place.extract::<String>() {
         Ok(text) => parse(&text).map_err(|error| errors::raise(place.py(), &error)),
         Err(_) => Ok(Place::Log(Location::Directory(place.extract::<PathBuf>()?))),
+    }
+}
+
+/// A repository as `ottla.Repository` has it: its name; passphrase, file and command of one; files with identities; whether it is
+/// plain.
+#[derive(FromPyObject)]
+pub(crate) struct RepositoryRow(PathBuf, Option<String>, Option<PathBuf>, Option<String>, Vec<PathBuf>, bool);
+
+impl RepositoryRow {
+    pub(crate) fn place(self, py: Python<'_>) -> PyResult<RepositoryPlace> {
+        let Self(name, passphrase, passphrase_file, passphrase_command, identities, plain) = self;
+        let mut access = passphrase.map_or_else(Access::default, Access::passphrase);
+        access.passphrase_file = passphrase_file;
+        access.passphrase_command = passphrase_command;
+        access.identities = identities;
+        access.plain = plain;
+        RepositoryPlace::new(&text(py, name)?, access).map_err(|error| errors::raise(py, &error))
     }
 }
 
@@ -239,7 +257,7 @@ pub(crate) fn replicate(
 #[pyfunction]
 pub(crate) fn backup<'py>(
     source: &Bound<'py, PyAny>,
-    repository: PathBuf,
+    repository: RepositoryRow,
     topics: Option<Topics>,
     full: bool,
     progress: Option<&Bound<'py, PyAny>>,
@@ -250,11 +268,10 @@ pub(crate) fn backup<'py>(
     let mut options = BackupOptions::default();
     options.topics = selection(py, topics)?;
     options.full = full;
-    let repository = text(py, repository)?;
+    let repository = repository.place(py)?;
     let made = run(py, progress, |runtime, reported| async move {
-        let objects = pipe::objects(&repository)?;
         let source = from.open(&runtime).await?;
-        let made = pipe::backup(source.cluster(), objects, &options, &|progress| reported.note(progress)).await?;
+        let made = pipe::backup(source.cluster(), &repository, &options, &|progress| reported.note(progress)).await?;
         source.close()?;
         Ok(made)
     })?;
@@ -265,7 +282,7 @@ pub(crate) fn backup<'py>(
 #[pyfunction]
 pub(crate) fn restore(
     py: Python<'_>,
-    repository: PathBuf,
+    repository: RepositoryRow,
     target: &Bound<'_, PyAny>,
     snapshot: String,
     topics: Option<Topics>,
@@ -274,7 +291,7 @@ pub(crate) fn restore(
     check_embedded_life(py)?;
     let topics = selection(py, topics)?;
     let target = place(target, |text| Ok(Place::parse_target(text)))?;
-    let repository = text(py, repository)?;
+    let repository = repository.place(py)?;
     let restored = run(py, progress, |runtime, reported| async move {
         let progress = |progress: &Progress| reported.note(progress);
         pipe::restore(&runtime, &repository, &snapshot, &target, &topics, &progress).await
@@ -285,17 +302,17 @@ pub(crate) fn restore(
 
 /// Returns the snapshots, oldest first.
 #[pyfunction]
-pub(crate) fn snapshots(py: Python<'_>, repository: PathBuf) -> PyResult<Bound<'_, PyList>> {
-    let repository = text(py, repository)?;
-    let found = run(py, None, |_, _| async move { pipe::open_repository(&repository).await?.snapshots().await })?;
+pub(crate) fn snapshots(py: Python<'_>, repository: RepositoryRow) -> PyResult<Bound<'_, PyList>> {
+    let repository = repository.place(py)?;
+    let found = run(py, None, |_, _| async move { repository.open().await?.snapshots().await })?;
     let rows = found.iter().map(|snapshot| snapshot_row(py, snapshot)).collect::<PyResult<Vec<_>>>()?;
     PyList::new(py, rows)
 }
 
 /// Returns what was found: counts, and a row for each problem.
 #[pyfunction]
-pub(crate) fn check(py: Python<'_>, repository: PathBuf, read_data: bool) -> PyResult<Bound<'_, PyDict>> {
-    let repository = text(py, repository)?;
+pub(crate) fn check(py: Python<'_>, repository: RepositoryRow, read_data: bool) -> PyResult<Bound<'_, PyDict>> {
+    let repository = repository.place(py)?;
     let mut options = CheckOptions::default();
     options.read_data = read_data;
     let report = run(py, None, |_, _| async move { pipe::check(&repository, options).await })?;
@@ -319,7 +336,7 @@ pub(crate) fn check(py: Python<'_>, repository: PathBuf, read_data: bool) -> PyR
     Ok(row)
 }
 
-/// A repository's place as text: it may be a URL some day.
+/// A repository's place as text: it may be a URL.
 fn text(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     path.into_os_string().into_string().map_err(|path| {
         errors::named(py, "InvalidError", &format!("a repository's name is UTF-8 given={}", path.display()))

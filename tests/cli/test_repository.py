@@ -1,0 +1,151 @@
+"""Repositories: their keys, and what can be asked and done of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from program import numbers, ok, run
+
+IDENTITY = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33"
+RECIPIENT = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A log with 1,000 records."""
+    ok("produce", tmp_path / "log", "orders", "--lines", given=numbers(1_000))
+    return tmp_path / "log"
+
+
+def passphrase(path: Path, text: str) -> Path:
+    path.write_text(text + "\n")
+    return path
+
+
+def test_the_first_backup_writes_a_key_file_and_says_where(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    repository = tmp_path / "repository"
+    made = ok("backup", log, repository)
+    (key,) = (tmp_path / "configuration" / "ottla" / "keys").iterdir()
+    assert str(key) in made.err
+    assert "without it nobody can restore" in made.err
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    again = ok("backup", log, repository)
+    assert str(key) not in again.err
+    ok("restore", repository, tmp_path / "restored")
+    assert ok("consume", tmp_path / "restored", "orders").out == ok("consume", log, "orders").out
+    for path in repository.rglob("*"):
+        assert not path.is_file() or b"orders" not in path.read_bytes(), path
+
+    # Elsewhere the file is a passphrase file like any other; without it there is nothing.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    refused = run("snapshots", repository)
+    assert refused.code == 5
+    assert "is encrypted" in refused.err
+    assert len(ok("snapshots", repository, "--passphrase-file", key, "--json").lines) == 2
+
+
+def test_passphrases_come_from_the_environment_a_file_or_a_command(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("OTTLA_PASSPHRASE", "correct horse")
+    made = ok("init", repository, "--json").lines[0]
+    assert (made["encryption"], made["key_file"]) == ("x25519-chacha20poly1305", None)
+    assert run("init", repository).code == 1
+    ok("backup", log, repository)
+    monkeypatch.delenv("OTTLA_PASSPHRASE")
+    right, wrong = passphrase(tmp_path / "right", "correct horse"), passphrase(tmp_path / "wrong", "Correct horse")
+    assert len(ok("snapshots", repository, "--passphrase-file", right, "--json").lines) == 1
+    assert len(ok("snapshots", repository, "--passphrase-command", f"cat {right}", "--json").lines) == 1
+    refused = run("snapshots", repository, "--passphrase-file", wrong)
+    assert refused.code == 5
+    assert "wrong key" in refused.err
+    for command, reason in (("exit 3", "failed"), ("true", "empty first line")):
+        refused = run("snapshots", repository, "--passphrase-command", command)
+        assert refused.code == 2
+        assert reason in refused.err
+    refused = run("snapshots", repository, "--no-encryption")
+    assert refused.code == 5
+
+
+def test_a_plain_repository_is_one_that_was_asked_for(log: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    ok("init", repository, "--no-encryption")
+    ok("backup", log, repository)
+    assert any(b"orders" in path.read_bytes() for path in repository.rglob("*") if path.is_file())
+    given = passphrase(tmp_path / "given", "correct horse")
+    refused = run("backup", log, repository, "--passphrase-file", given)
+    assert refused.code == 2
+    assert "not encrypted, but a key was given" in refused.err
+
+
+def test_a_backup_host_writes_what_it_cannot_read(log: Path, tmp_path: Path) -> None:
+    repository, owner = tmp_path / "repository", passphrase(tmp_path / "owner", "owner")
+    host, identity = tmp_path / "host", tmp_path / "identity"
+    identity.write_text(f"# made by age-keygen\n{IDENTITY}\n")
+    ok("backup", log, repository, "--passphrase-file", owner)
+    ok(
+        "key",
+        "add",
+        repository,
+        "--passphrase-file",
+        owner,
+        "--new-key-file",
+        host,
+        "--access",
+        "write",
+        "--label",
+        "host",
+    )
+    ok("key", "add", repository, "--passphrase-file", owner, "--recipient", RECIPIENT)
+    keys = ok("key", "list", repository, "--passphrase-file", owner, "--json").lines
+    assert [(key["access"], key["label"], key["recipient"], key["used"]) for key in keys] == [
+        ("full", "", None, True),
+        ("write", "host", None, False),
+        ("full", "", RECIPIENT, False),
+    ]
+    ok("produce", log, "orders", "--lines", given=numbers(500, 1_000))
+    (line, made) = ok("backup", log, repository, "--passphrase-file", host, "--json").lines
+    assert (line["extent"], made["new_records"]) == ("incremental", 500)
+    refused = run("restore", repository, tmp_path / "refused", "--passphrase-file", host)
+    assert refused.code == 5
+    assert "only writes" in refused.err
+    ok("restore", repository, tmp_path / "restored", "--identity", identity)
+    assert ok("consume", tmp_path / "restored", "orders").out == ok("consume", log, "orders").out
+
+
+def test_a_rotation_shuts_out_whose_key_was_removed(log: Path, tmp_path: Path) -> None:
+    repository, owner = tmp_path / "repository", ("--passphrase-file", passphrase(tmp_path / "owner", "owner"))
+    leaver = passphrase(tmp_path / "leaver", "leaver")
+    ok("backup", log, repository, *owner)
+    (key,) = ok("key", "add", repository, *owner, "--new-passphrase-file", leaver, "--json").lines
+    refused = run("key", "rotate", repository, *owner)
+    assert refused.code == 2
+    assert key["key"][:8] in refused.err
+    ok("key", "remove", repository, *owner, key["key"][:8])
+    (rotated,) = ok("key", "rotate", repository, *owner, "--json").lines
+    assert rotated["generations"] == 2
+    assert run("snapshots", repository, "--passphrase-file", leaver).code == 5
+    ok("produce", log, "orders", "--lines", given=numbers(10))
+    assert ok("backup", log, repository, *owner, "--json").lines[-1]["new_records"] == 10
+    assert ok("check", repository, *owner, "--read-data", "--json").lines[0]["problems"] == []
+    (last,) = ok("key", "list", repository, *owner, "--json").lines
+    refused = run("key", "remove", repository, *owner, last["key"])
+    assert refused.code == 2
+    assert "the last key" in refused.err
+
+
+def test_where_no_key_can_be_kept_none_is_made(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("HOME")
+    refused = run("backup", log, tmp_path / "repository")
+    assert refused.code == 2
+    assert "passphrase" in refused.err
+    assert not os.path.exists(tmp_path / "repository")
