@@ -24,7 +24,7 @@ JARS = ["kafka-clients", "kafka-group-coordinator"]
 TARGET = pathlib.Path(__file__).resolve().parent.parent / "core/src/protocol/messages"
 
 APIS = [
-    *range(0, 4), *range(8, 34), 35, 36, 37, *range(42, 54), 55, 57, 60, 61, 62, 65, 66, 68, 69, 75,
+    *range(0, 4), *range(8, 34), 35, 36, 37, *range(42, 54), 55, 57, 60, 61, 62, 65, 66, 68, 69, 75, 90, 91,
 ]  # fmt: skip
 SCHEMAS = {
     "ConsumerProtocol": ["ConsumerProtocolSubscription", "ConsumerProtocolAssignment"],

@@ -192,7 +192,7 @@ impl Broker {
         self.runtime.block_on(async {
             let store = Arc::new(FileObjects::new(&directory.0));
             let repository = Repository::open_or_create(store, uuid::Uuid::from_u128(1), 0).await.unwrap();
-            backup(&source, &repository, &options, &move || clock.now(), &|_| {}).await.unwrap()
+            backup(&source, &repository, &options, &*clock, &|_| {}).await.unwrap()
         })
     }
 

@@ -6,7 +6,9 @@ use std::ops::Range;
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::manifest::{Digest, GroupsManifest, LastBatch, Object, PartitionReference, TopicReference, TopicsManifest};
+use super::manifest::{
+    ClusterManifest, Digest, GroupsManifest, LastBatch, Object, PartitionReference, TopicReference, TopicsManifest,
+};
 use super::repository::{MANIFESTS, OBJECTS, Place, Repository, RepositoryError, Snapshot, object_path};
 use crate::replication::{Run, TopicPartition};
 use crate::{Error, ErrorKind, Result};
@@ -136,6 +138,13 @@ impl Check<'_> {
             let read = self.repository.get_manifest::<GroupsManifest>(groups, &place).await;
             let found = self.read(read, None, None)?.1;
             self.seen.insert(groups.name, found);
+        }
+        if let Some(cluster) = snapshot.manifest.cluster
+            && self.again(&cluster.name).is_none()
+        {
+            let read = self.repository.get_manifest::<ClusterManifest>(cluster, &place).await;
+            let found = self.read(read, None, None)?.1;
+            self.seen.insert(cluster.name, found);
         }
         let topics = snapshot.manifest.topics;
         if self.again(&topics.name).is_some() {

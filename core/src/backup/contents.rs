@@ -8,13 +8,15 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::manifest::{
-    GroupsManifest, Object, PageManifest, PartitionManifest, PartitionReference, TopicManifest, TopicsManifest,
+    ClusterManifest, GroupsManifest, Object, PageManifest, PartitionManifest, PartitionReference, TopicManifest,
+    TopicsManifest,
 };
 use super::recording::PUTS;
 use super::repository::{Place, Repository, RepositoryError, Snapshot, object_path};
 use crate::record::Batch;
 use crate::replication::{
-    Bounds, CommittedOffset, EpochEnd, GroupOffsets, Identity, Selection, Source, Topic, TopicPartition, Until,
+    Bounds, ClusterSettings, CommittedOffset, EpochEnd, GroupOffsets, Identity, Selection, Source, Topic,
+    TopicPartition, Until,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -168,6 +170,14 @@ impl SnapshotSource {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The access rules, users and quotas.
+    async fn cluster(&self) -> Result<ClusterSettings> {
+        let Some(reference) = self.snapshot.manifest.cluster else { return Ok(ClusterSettings::default()) };
+        let place = Place::snapshot(self.snapshot.id.name);
+        let manifest: ClusterManifest = self.repository.get_manifest(reference, &place).await?;
+        Ok(manifest.settings)
+    }
+
     /// The groups' manifest.
     pub(super) async fn groups(&self) -> Result<GroupsManifest> {
         let place = Place::snapshot(self.snapshot.id.name);
@@ -249,6 +259,7 @@ impl Source for SnapshotSource {
             let groups = groups.into_iter().filter(|group| selection.is_all() || selection.matches(&group.group));
             let groups = groups.map(|group| GroupOffsets {
                 group: group.group,
+                kind: group.kind,
                 offsets: group
                     .offsets
                     .into_iter()
@@ -264,6 +275,10 @@ impl Source for SnapshotSource {
             Ok(groups.filter(|group| !group.offsets.is_empty()).collect())
         }
         .boxed()
+    }
+
+    fn settings(&self) -> BoxFuture<'_, Result<ClusterSettings>> {
+        self.cluster().boxed()
     }
 
     fn bounds<'a>(

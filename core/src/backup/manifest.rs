@@ -22,6 +22,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::Timestamp;
+use crate::replication::ClusterSettings;
 pub use crate::replication::{Extent, Hole, LastBatch};
 
 /// The version of the repository's format that is written here, and the newest that is read.
@@ -186,6 +187,8 @@ pub enum Kind {
     Page,
     /// Consumer groups and their committed offsets.
     Groups,
+    /// Access rules, users and quotas.
+    Cluster,
     /// Objects that a backup has put and no snapshot names yet.
     Pending,
     /// What a key file says openly.
@@ -204,6 +207,7 @@ impl fmt::Display for Kind {
             Self::Partition => "partition",
             Self::Page => "page",
             Self::Groups => "groups",
+            Self::Cluster => "cluster",
             Self::Pending => "pending",
             Self::Key => "key",
             Self::Secrets => "secrets",
@@ -543,6 +547,9 @@ pub struct SnapshotManifest {
     pub topics: Reference,
     /// The [`GroupsManifest`].
     pub groups: Reference,
+    /// The [`ClusterManifest`]; `None` if the source had nothing to put into it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Reference>,
     /// How much it holds.
     pub totals: Totals,
     /// What it took to make.
@@ -978,7 +985,10 @@ manifest!(GroupsManifest, Groups);
 pub struct Group {
     /// The group's id.
     pub group: String,
-    /// What it had committed.
+    /// Its kind in Kafka's words: `classic`, `consumer`, `share`, `streams`; empty when the source did not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// What it had committed; of a share group, where it starts.
     pub offsets: Vec<GroupOffset>,
 }
 
@@ -1006,6 +1016,33 @@ impl GroupsManifest {
                 check_topic(&offset.topic)?;
                 claim!(offset.partition >= 0 && offset.offset >= 0, "offset is negative topic={}", offset.topic);
             }
+        }
+        Ok(())
+    }
+}
+
+/// What the cluster keeps besides topics and groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterManifest {
+    /// The format's version.
+    pub format: u32,
+    /// `cluster`.
+    pub kind: Kind,
+    /// Access rules, users and quotas.
+    #[serde(flatten)]
+    pub settings: ClusterSettings,
+}
+
+manifest!(ClusterManifest, Cluster);
+
+impl ClusterManifest {
+    fn check_content(&self) -> Result<(), String> {
+        let ClusterSettings { acls, scram_users, quotas, .. } = &self.settings;
+        ascending("acls", acls, |acl| acl)?;
+        ascending("scram_users", scram_users, |user| user)?;
+        ascending("quotas", quotas, |quota| quota)?;
+        for quota in quotas {
+            claim!(quota.value.parse::<f64>().is_ok(), "quota is no number value={:?}", clipped(&quota.value));
         }
         Ok(())
     }

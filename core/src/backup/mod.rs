@@ -7,15 +7,16 @@
 
 mod check;
 mod contents;
-mod kraft;
-mod log_directory;
 mod encryption;
 mod keys;
+mod kraft;
+mod log_directory;
 pub mod manifest;
 pub mod objects;
 mod recording;
 pub mod repository;
 mod restore;
+mod transactions;
 
 #[cfg(test)]
 mod tests;
@@ -25,23 +26,25 @@ use std::collections::HashMap;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::replication::{
-    Assignment, CopyOptions, Extent, GroupOffsets, Identity, PartitionCopied, Progress, Selection, Source, Topic,
-    TopicPartition, Until, assign, copy,
+    Assignment, Copied, CopyOptions, Extent, GroupOffsets, Identity, PartitionCopied, Progress, Selection, Source,
+    Topic, TopicPartition, Until, assign, copy,
 };
-use crate::{ErrorKind, Result, Timestamp};
+use crate::{ErrorKind, Result};
 
 use manifest::{
-    ConfigEntry, Costs, FORMAT, Group, GroupOffset, GroupsManifest, Kind, Manifest, Note, PendingManifest, Reference,
-    SnapshotManifest, SourceIdentity, TopicManifest, TopicReference, TopicsManifest, Totals,
+    ClusterManifest, ConfigEntry, Costs, FORMAT, Group, GroupOffset, GroupsManifest, Kind, Manifest, Note,
+    PendingManifest, Reference, SnapshotManifest, SourceIdentity, TopicManifest, TopicReference, TopicsManifest,
+    Totals,
 };
 use recording::{PUTS, Recording, RecordingOptions};
 use repository::Place;
 
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use contents::SnapshotSource;
-pub use log_directory::{DirectoryOptions, Planned, restore_directories};
 pub use keys::{AgeIdentity, AgeRecipient, KeyFile, Lock, Secret};
+pub use log_directory::{DirectoryOptions, Planned, restore_directories};
 pub use objects::{MemoryObjects, ObjectStore};
 pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
 pub use restore::{RestoreOptions, Restored, restore};
@@ -99,7 +102,7 @@ pub struct Backup {
 /// The cut is consistent: committed offsets are read before the ends of partitions, so none is beyond the data, and a
 /// partition ends where its transactions are whole. Objects that an older snapshot has are shared with it; what an interrupted
 /// backup has put is taken over. Until the last step nothing can be seen of it but objects that no snapshot names.
-/// `now` is the clock, `progress` is called as data arrives.
+/// `progress` is called as data arrives.
 ///
 /// # Errors
 /// `NotFound` if a topic is not there; the source's and the store's. Nothing that was copied is lost: the next run goes on.
@@ -107,17 +110,22 @@ pub async fn backup(
     source: &dyn Source,
     repository: &Repository,
     options: &BackupOptions,
-    now: &(dyn Fn() -> Timestamp + Send + Sync),
+    clock: &dyn Clock,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
-    let begun = now();
+    let begun = clock.monotonic();
     let identity = source.identity().await?;
     let topics = source.topics(&options.topics).await?;
     options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
     let committed = source.committed(&topics, &options.groups).await?;
-    let time = now();
-    let assignments: Vec<Assignment> =
+    let settings = source.settings().await?;
+    let time = clock.now();
+    let mut assignments: Vec<Assignment> =
         assign(source, &topics, Until::LastStable).await?.into_iter().collect::<Result<_>>()?;
+    // After every cut, so that what is in one of them is below these.
+    let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
+    let ends = source.bounds(&names, Until::HighWatermark).await?;
+    let ends = ends.into_iter().map(|bounds| Ok(bounds?.end)).collect::<Result<Vec<i64>>>()?;
 
     let mut notes = Vec::new();
     let known = if options.full {
@@ -141,8 +149,20 @@ pub async fn backup(
         recording.take_over(&pending).await?;
     }
 
-    let copied = copy(source, &recording, &assignments, &options.copy, progress).await;
-    let copied = match copied.and_then(|copied| copied.all()) {
+    let mut copied = copy(source, &recording, &assignments, &options.copy, progress).await.and_then(Copied::all);
+    let mut torn = Vec::new();
+    if let Ok(known) = &mut copied {
+        let settled =
+            transactions::settle(source, &recording, &mut assignments, ends, clock, &options.copy, progress).await;
+        match settled {
+            Ok((more, missing)) => {
+                torn = missing;
+                known.extend(&more);
+            }
+            Err(error) => copied = Err(error),
+        }
+    }
+    let copied = match copied {
         Ok(copied) => copied,
         Err(error) => {
             // Best effort: the error at hand tells more than one about this would.
@@ -154,6 +174,15 @@ pub async fn backup(
     };
     let partitions: Vec<PartitionCopied> = copied.done().cloned().collect();
     notes.extend(partitions.iter().flat_map(notes_on));
+    notes.extend(torn.into_iter().map(|partition| {
+        Note {
+            topic: partition.topic.to_string(),
+            partition: Some(partition.partition),
+            text:
+                "may lack the last transaction of a producer that other partitions have, because it did not end in time"
+                    .to_owned(),
+        }
+    }));
 
     let mut totals = Totals::default();
     let mut new = Totals::default();
@@ -191,6 +220,13 @@ pub async fn backup(
     let groups = groups_manifest(committed, &recording, &mut notes).await;
     let groups_reference =
         put_unless(repository, &groups, known_lists.map(|lists| lists.1), &mut manifest_bytes).await?;
+    let known_cluster = known.parent.as_ref().and_then(|parent| parent.manifest.cluster);
+    let cluster_reference = if settings.is_empty() {
+        None
+    } else {
+        let manifest = ClusterManifest { format: FORMAT, kind: Kind::Cluster, settings };
+        Some(put_unless(repository, &manifest, known_cluster, &mut manifest_bytes).await?)
+    };
 
     let extent = if known.topics.is_empty() { Extent::Full } else { Extent::Incremental };
     let manifest = SnapshotManifest {
@@ -203,9 +239,10 @@ pub async fn backup(
         selection: options.topics.choices().map(str::to_owned).collect(),
         topics: topics_reference,
         groups: groups_reference,
+        cluster: cluster_reference,
         totals,
         costs: Costs {
-            milliseconds: now().saturating_sub(begun).max(0) as u64,
+            milliseconds: (clock.monotonic() - begun).as_millis() as u64,
             new_objects: new.objects,
             new_records: new.records,
             new_bytes: new.bytes,
@@ -366,7 +403,7 @@ async fn groups_manifest(
         }
         offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         offsets.dedup_by(|a, b| (&a.topic, a.partition) == (&b.topic, b.partition));
-        groups.push(Group { group: group.group, offsets });
+        groups.push(Group { group: group.group, kind: group.kind, offsets });
     }
     groups.sort_by(|a, b| a.group.cmp(&b.group));
     groups.dedup_by(|a, b| a.group == b.group);

@@ -13,6 +13,7 @@ use super::manifest::{
     PartitionReference, PendingManifest, PendingObject, Totals,
 };
 use super::repository::Repository;
+use super::transactions::Transaction;
 use crate::record::Batch;
 use crate::replication::{Bounds, EpochEnd, Hole, LastBatch, Run, Sink, SinkEnd, Topic, TopicPartition};
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -59,6 +60,7 @@ struct Recorded {
     /// A hole that no object has been put after.
     open_hole: Option<Hole>,
     open: OpenObject,
+    transactions: Transactions,
     end: Option<SinkEnd>,
     finished: Option<Bounds>,
 }
@@ -68,6 +70,27 @@ struct Kept {
     holes: Vec<Hole>,
     pages: Vec<PageReference>,
     objects: Vec<Object>,
+}
+
+/// The transactions in what is new: by producer, the epoch of the one that is open, and of the last that has ended.
+#[derive(Debug, Default)]
+struct Transactions {
+    open: HashMap<i64, i16>,
+    ended: HashMap<i64, i16>,
+}
+
+impl Transactions {
+    fn note(&mut self, batch: &Batch) {
+        if !batch.is_transactional() {
+            return;
+        }
+        let producer = batch.producer_id();
+        if !batch.is_control() {
+            self.open.insert(producer, batch.producer_epoch());
+        } else if let Some(epoch) = self.open.remove(&producer) {
+            self.ended.insert(producer, epoch);
+        }
+    }
 }
 
 /// Batches that wait until they are enough for an object.
@@ -298,6 +321,12 @@ impl<'a> Recording<'a> {
         })
     }
 
+    /// The last transaction of each producer that has ended in what is new of a partition.
+    pub(super) async fn ended(&self, partition: &TopicPartition) -> Vec<Transaction> {
+        let Some(recorded) = self.partitions.get(partition) else { return Vec::new() };
+        recorded.lock().await.transactions.ended.iter().map(|(producer, epoch)| (*producer, *epoch)).collect()
+    }
+
     /// Reads the parent's manifest of a partition that is about to change.
     async fn load(&self, recorded: &mut Recorded, partition: &TopicPartition) -> Result<()> {
         let Some(base) = recorded.base.as_ref().filter(|_| recorded.kept.is_none()) else { return Ok(()) };
@@ -349,6 +378,7 @@ impl Recorded {
             new_holes: Vec::new(),
             open_hole: None,
             open: OpenObject::default(),
+            transactions: Transactions::default(),
             end,
             finished: None,
         }
@@ -531,6 +561,7 @@ impl Sink for Recording<'_> {
                     from = to;
                 }
                 recorded.open.add(batch);
+                recorded.transactions.note(batch);
                 to += batch.size();
             }
             if from < to {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::manifest::*;
 use super::objects::{Fault, MemoryObjects, ObjectStore, conformance};
 use super::*;
+use crate::clock::ManualClock;
 use crate::replication::tests::{MemoryCluster, MemoryLogs};
-use crate::replication::{CommittedOffset, Hole};
+use crate::replication::{Acl, ClusterSettings, CommittedOffset, Hole, Quota, ScramUser};
 use crate::{Error, ErrorKind};
 
 const ID: Uuid = Uuid::from_u128(0x0077_1a00);
@@ -22,7 +23,7 @@ struct Bench {
     /// Whether the repository is encrypted.
     is_encrypted: bool,
     objects: MemoryObjects,
-    clock: AtomicI64,
+    clock: ManualClock,
     /// Small, so that a few batches make an object.
     object_bytes: usize,
 }
@@ -32,7 +33,7 @@ impl Bench {
         Self {
             is_encrypted,
             objects: MemoryObjects::default(),
-            clock: AtomicI64::new(1_700_000_000_000),
+            clock: ManualClock::new(1_700_000_000_000),
             object_bytes: 700,
         }
     }
@@ -54,13 +55,12 @@ impl Bench {
 
     fn backup_with(&self, cluster: &MemoryCluster, options: &BackupOptions) -> Result<Backup> {
         let repository = self.repository()?;
-        let now = || self.clock.load(Ordering::Relaxed);
-        block_on(backup(cluster, &repository, options, &now, &|_| {}))
+        block_on(backup(cluster, &repository, options, &self.clock, &|_| {}))
     }
 
     /// Backs up, an hour after the last time.
     fn backup(&self, cluster: &MemoryCluster) -> Result<Backup> {
-        self.clock.fetch_add(3_600_000, Ordering::Relaxed);
+        self.clock.advance(Duration::from_secs(3_600));
         self.backup_with(cluster, &self.options())
     }
 
@@ -109,7 +109,7 @@ fn alice() -> AgeIdentity {
 fn commit(cluster: &MemoryCluster, group: &str, partition: i32, offset: i64) {
     let partition = TopicPartition::new("orders", partition);
     let committed = CommittedOffset { partition, offset, leader_epoch: 0, metadata: format!("where {group} is") };
-    cluster.lock().groups.push(GroupOffsets { group: group.to_owned(), offsets: vec![committed] });
+    cluster.lock().groups.push(GroupOffsets { group: group.to_owned(), kind: String::new(), offsets: vec![committed] });
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn what_an_interrupted_backup_has_put_is_not_read_again() {
             Some(offset) if offset > 50 => Bytes::from(vec![0; 100]),
             _ => bytes,
         });
-        bench.clock.fetch_add(1, Ordering::Relaxed);
+        bench.clock.advance(Duration::from_millis(1));
         bench.backup(&cluster).unwrap_err();
         assert!(bench.paths().iter().any(|path| path.starts_with("pending/")));
         let objects = bench.paths().iter().filter(|path| path.starts_with("objects/")).count();
@@ -445,7 +445,7 @@ fn what_retention_took_leaves_the_next_snapshot_unless_history_is_kept() {
             let options = BackupOptions { keep_history, object_bytes: 1, ..BackupOptions::default() };
             bench.backup_with(&cluster, &options).unwrap();
             cluster.lock().log("orders", 0).set_start(8);
-            bench.clock.fetch_add(1, Ordering::Relaxed);
+            bench.clock.advance(Duration::from_millis(1));
             let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
             assert_eq!(manifest.totals.records, if keep_history { 24 } else { 16 });
             let logs = MemoryLogs::default();
@@ -465,7 +465,7 @@ fn offsets_the_source_no_longer_had_are_recorded_as_a_hole() {
             cluster.lock().log("orders", 1).append(2, 10, 10);
         }
         cluster.lock().log("orders", 1).set_start(22);
-        bench.clock.fetch_add(1, Ordering::Relaxed);
+        bench.clock.advance(Duration::from_millis(1));
         let made = bench.backup_with(&cluster, &options).unwrap();
         let text = &made.snapshot.manifest.notes[0].text;
         assert!(text.contains("12..22"), "{text}");
@@ -508,7 +508,7 @@ fn many_objects_move_to_pages_and_come_back() {
             for _ in 0..300 {
                 cluster.lock().log("orders", 0).append(0, 2, 1);
             }
-            bench.clock.fetch_add(1, Ordering::Relaxed);
+            bench.clock.advance(Duration::from_millis(1));
             let manifest = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest;
             assert_eq!(manifest.costs.new_objects, 300);
             known += 600;
@@ -534,7 +534,7 @@ fn many_objects_move_to_pages_and_come_back() {
             log.end = 200;
             log.append_seeded(3, 5, 10, 9);
         }
-        bench.clock.fetch_add(1, Ordering::Relaxed);
+        bench.clock.advance(Duration::from_millis(1));
         bench.backup_with(&cluster, &options).unwrap();
         assert!(bench.check(true).unwrap().is_sound());
         let logs = MemoryLogs::default();
@@ -544,15 +544,83 @@ fn many_objects_move_to_pages_and_come_back() {
 }
 
 #[test]
+fn what_the_cluster_keeps_besides_is_in_the_snapshot() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    assert_eq!(bench.backup(&cluster).unwrap().snapshot.manifest.cluster, None, "there is nothing to tell");
+    let acl = |name: &str| Acl {
+        resource_type: 2,
+        resource_name: name.to_owned(),
+        pattern_type: 3,
+        principal: "User:alice".to_owned(),
+        host: "*".to_owned(),
+        operation: 3,
+        permission_type: 3,
+    };
+    let settings = ClusterSettings {
+        acls: vec![acl("orders"), acl("payments")],
+        scram_users: vec![ScramUser { user: "alice".to_owned(), mechanism: 2, iterations: 4_096 }],
+        quotas: vec![Quota {
+            entity: vec![("user".to_owned(), None), ("client-id".to_owned(), Some("web".to_owned()))],
+            name: "producer_byte_rate".to_owned(),
+            value: "1048576.5".to_owned(),
+        }],
+        unreadable: vec!["nothing of the sort".to_owned()],
+    };
+    cluster.lock().settings = settings.clone();
+    let first = bench.backup(&cluster).unwrap().snapshot.manifest;
+    assert_eq!(block_on(bench.source("latest").unwrap().settings()).unwrap(), settings);
+    assert_eq!(bench.backup(&cluster).unwrap().snapshot.manifest.cluster, first.cluster, "it is shared");
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn a_cut_is_moved_past_the_end_of_a_transaction_that_another_partition_has() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::new());
+    cluster.lock().add_topic("orders", 7, 3);
+    let (both, other) = ((41, 3), (42, 0));
+    {
+        let mut inner = cluster.lock();
+        for partition in [0, 1] {
+            inner.log("orders", partition).append(0, 2, 10);
+            inner.log("orders", partition).append_transactional(both, 2);
+        }
+        // When the ends are asked for, its end is in partition 0 alone, and another one is open in partition 2.
+        inner.log("orders", 0).end_transaction(both);
+        inner.log("orders", 1).last_stable = Some(2);
+        inner.log("orders", 2).append_transactional(other, 1);
+        inner.log("orders", 2).last_stable = Some(0);
+        inner.before_read = Some(|inner| {
+            let log = inner.log("orders", 1);
+            if log.last_stable.take().is_some() {
+                log.end_transaction((41, 3));
+                // What was produced while the backup ran is left for the next one.
+                log.append(0, 1, 10);
+                log.last_stable = Some(5);
+            }
+        });
+    }
+    let made = bench.backup(&cluster).unwrap();
+    let source = bench.source("latest").unwrap();
+    let partitions: Vec<TopicPartition> = (0..3).map(|partition| TopicPartition::new("orders", partition)).collect();
+    let bounds = block_on(source.bounds(&partitions, Until::LastStable)).unwrap();
+    let ends: Vec<i64> = bounds.into_iter().map(|bounds| bounds.unwrap().end).collect();
+    assert_eq!(ends, [5, 5, 0], "whole in both, and not there where it is not over");
+    let copied: Vec<(i64, i64)> = made.partitions.iter().map(|copied| (copied.start, copied.end)).collect();
+    assert_eq!(copied, [(0, 5), (0, 5), (0, 0)]);
+    assert_eq!(made.snapshot.manifest.notes, []);
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
 fn two_backups_at_once_are_both_right() {
     for is_encrypted in [false, true] {
         let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
         let repository = bench.repository().unwrap();
         let options = bench.options();
-        let (now, quiet) = (|| 5_i64, |_: &Progress| {});
+        let (clock, quiet) = (bench.clock.clone(), |_: &Progress| {});
         let (first, second) = block_on(futures::future::join(
-            backup(&cluster, &repository, &options, &now, &quiet),
-            backup(&cluster, &repository, &options, &now, &quiet),
+            backup(&cluster, &repository, &options, &clock, &quiet),
+            backup(&cluster, &repository, &options, &clock, &quiet),
         ));
         assert_eq!(first.unwrap().snapshot.manifest.totals, second.unwrap().snapshot.manifest.totals);
         assert!(bench.check(true).unwrap().is_sound());
@@ -566,7 +634,7 @@ fn a_topic_that_a_smaller_backup_left_out_is_still_known() {
         cluster.lock().add_topic("payments", 9, 1);
         cluster.lock().log("payments", 0).append(0, 5, 5);
         bench.backup(&cluster).unwrap();
-        bench.clock.fetch_add(1, Ordering::Relaxed);
+        bench.clock.advance(Duration::from_millis(1));
         let one = BackupOptions { topics: "payments".parse().unwrap(), ..bench.options() };
         bench.backup_with(&cluster, &one).unwrap();
         let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
@@ -661,6 +729,7 @@ fn manifests() -> Vec<(Kind, Vec<u8>)> {
     let bench = Bench::new(false);
     let cluster = MemoryCluster::with_orders();
     commit(&cluster, "billing", 0, 7);
+    cluster.lock().settings.unreadable.push("not for us".to_owned());
     bench.backup(&cluster).unwrap();
     let mut found: Vec<(Kind, Vec<u8>)> = Vec::new();
     for (path, bytes) in bench.objects.contents() {
@@ -723,6 +792,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
         Kind::Partition => PartitionManifest::decode(bytes)?.encode(),
         Kind::Page => PageManifest::decode(bytes)?.encode(),
         Kind::Groups => GroupsManifest::decode(bytes)?.encode(),
+        Kind::Cluster => ClusterManifest::decode(bytes)?.encode(),
         Kind::Pending => PendingManifest::decode(bytes)?.encode(),
         Kind::Key => KeyManifest::decode(bytes)?.encode(),
         Kind::Secrets => SecretsManifest::decode(bytes)?.encode(),
@@ -733,7 +803,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
 fn manifests_of_each_kind_are_read_as_written() {
     let manifests = manifests();
     let kinds: BTreeSet<String> = manifests.iter().map(|(kind, _)| kind.to_string()).collect();
-    assert_eq!(kinds.len(), 10);
+    assert_eq!(kinds.len(), 11);
     for (kind, bytes) in &manifests {
         assert_eq!(decode(*kind, bytes).as_ref(), Ok(bytes), "{kind}");
         for (other, _) in manifests.iter().filter(|(other, _)| other != kind) {
@@ -813,8 +883,8 @@ fn a_backup_can_be_spawned() {
         let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::new());
         let repository = bench.repository().unwrap();
         let options = bench.options();
-        let (now, quiet) = (|| 0_i64, |_: &Progress| {});
-        is_send(&backup(&cluster, &repository, &options, &now, &quiet));
+        let (clock, quiet) = (bench.clock.clone(), |_: &Progress| {});
+        is_send(&backup(&cluster, &repository, &options, &clock, &quiet));
         let report = check(&repository, CheckOptions::default());
         is_send(&report);
         let _: Result<(), Error> = block_on(report).map(drop);
@@ -967,9 +1037,8 @@ fn a_host_that_only_writes_backs_up_incrementally_and_reads_no_record() {
     assert!(!host.can_read());
     cluster.lock().log("orders", 1).append(2, 6, 10);
     let options = bench.options();
-    bench.clock.fetch_add(1, Ordering::Relaxed);
-    let now = || bench.clock.load(Ordering::Relaxed);
-    let made = block_on(backup(&cluster, &host, &options, &now, &|_| {})).unwrap().snapshot.manifest;
+    bench.clock.advance(Duration::from_millis(1));
+    let made = block_on(backup(&cluster, &host, &options, &bench.clock, &|_| {})).unwrap().snapshot.manifest;
     assert_eq!((made.extent, made.costs.new_records, made.costs.new_objects), (Extent::Incremental, 6, 1));
 
     let latest = block_on(host.find_snapshot("latest")).unwrap();

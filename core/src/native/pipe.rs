@@ -205,7 +205,7 @@ pub async fn backup(
     let topics = source.topics(&options.topics).await?;
     options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
     let repository = place.open_or_create(clock.now()).await?;
-    backup::backup(source, &repository, options, &|| clock.now(), progress).await
+    backup::backup(source, &repository, options, &*clock, progress).await
 }
 
 /// Restores `topics` of the snapshot that `snapshot` names (`latest`, or the first digits of one) to `target`: the directory of

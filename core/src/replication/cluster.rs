@@ -9,11 +9,15 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
-    Bounds, CommittedOffset, EpochEnd, GroupOffsets, Identity, Selection, Source, Topic, TopicPartition, Until,
+    Bounds, ClusterSettings, CommittedOffset, EpochEnd, GroupOffsets, Identity, SHARE, Selection, Source, Topic,
+    TopicPartition, Until, settings,
 };
 use crate::client::{Client, Cluster, Topics, check, repeat};
 use crate::clock::Clock;
 use crate::protocol::messages::describe_configs::DescribeConfigsResource;
+use crate::protocol::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+};
 use crate::protocol::messages::fetch::{FetchPartition, FetchTopic};
 use crate::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use crate::protocol::messages::offset_fetch::OffsetFetchRequestGroup;
@@ -188,7 +192,12 @@ impl ClusterSource {
     }
 
     /// What is known of the cluster, with the leaders of the partitions at `indexes`; asked anew if that is wanted.
-    pub(super) async fn cluster(&self, partitions: &[TopicPartition], indexes: &[usize], anew: bool) -> Result<Arc<Cluster>> {
+    pub(super) async fn cluster(
+        &self,
+        partitions: &[TopicPartition],
+        indexes: &[usize],
+        anew: bool,
+    ) -> Result<Arc<Cluster>> {
         let cluster = self.client.cluster();
         let mut topics: Vec<Arc<str>> = indexes
             .iter()
@@ -359,7 +368,7 @@ impl ClusterSource {
     }
 
     /// The groups that each broker coordinates.
-    async fn groups(&self, selection: &Selection) -> Result<Vec<(i32, String)>> {
+    async fn groups(&self, selection: &Selection) -> Result<Vec<ListedGroup>> {
         let cluster = self.client.retry(self.patience, || self.client.refresh_with(Topics::None, false)).await?;
         let mut groups = Vec::new();
         for node_id in cluster.brokers.keys() {
@@ -375,11 +384,15 @@ impl ClusterSource {
                 }
                 listed => listed?,
             };
-            let listed = listed.into_iter().map(|group| (*node_id, group.group_id));
-            groups.extend(listed.filter(|(_, group)| selection.is_all() || selection.matches(group)));
+            let chosen = listed.into_iter().filter(|it| selection.is_all() || selection.matches(&it.group_id));
+            groups.extend(chosen.map(|group| ListedGroup {
+                node_id: *node_id,
+                group: group.group_id,
+                kind: group.group_type,
+            }));
         }
-        groups.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
-        groups.dedup_by(|(_, a), (_, b)| a == b);
+        groups.sort_unstable_by(|a: &ListedGroup, b| a.group.cmp(&b.group));
+        groups.dedup_by(|a, b| a.group == b.group);
         Ok(groups)
     }
 
@@ -438,12 +451,43 @@ impl ClusterSource {
         Ok(offsets)
     }
 
+    /// Where the share group `group` (KIP-932) starts in each partition.
+    async fn share_group_offsets(&self, node_id: i32, group: &str) -> Result<Vec<CommittedOffset>> {
+        let asked = DescribeShareGroupOffsetsRequestGroup { group_id: group.to_owned(), topics: None };
+        let request = DescribeShareGroupOffsetsRequest { groups: vec![asked] };
+        let mut offsets = Vec::new();
+        for answer in self.client.call_node(node_id, request).await?.groups {
+            check(answer.error_code, answer.error_message.as_deref(), format_args!("group={group}"))?;
+            for topic in answer.topics {
+                let name: Arc<str> = topic.topic_name.into();
+                for p in topic.partitions {
+                    let facts = format_args!("group={group} partition={name}-{}", p.partition_index);
+                    check(p.error_code, p.error_message.as_deref(), facts)?;
+                    if p.start_offset >= 0 {
+                        offsets.push(CommittedOffset {
+                            partition: TopicPartition::new(Arc::clone(&name), p.partition_index),
+                            offset: p.start_offset,
+                            leader_epoch: p.leader_epoch,
+                            metadata: String::new(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(offsets)
+    }
+
     /// As [`group_offsets`](Self::group_offsets), wherever the coordinator moves; `None` for a group that has gone or that
     /// is of a kind without committed offsets.
-    async fn offsets_of_group(&self, node_id: i32, group: &str) -> Result<Option<GroupOffsets>> {
-        let node = std::sync::atomic::AtomicI32::new(node_id);
+    async fn offsets_of_group(&self, listed: &ListedGroup) -> Result<Option<GroupOffsets>> {
+        let ListedGroup { node_id, group, kind } = listed;
+        let node = std::sync::atomic::AtomicI32::new(*node_id);
         let ask = || async {
-            let asked = self.group_offsets(node.load(std::sync::atomic::Ordering::Relaxed), group).await;
+            let node_id = node.load(std::sync::atomic::Ordering::Relaxed);
+            let asked = match kind.as_str() {
+                SHARE => self.share_group_offsets(node_id, group).await,
+                _ => self.group_offsets(node_id, group).await,
+            };
             if let Err(error) = &asked
                 && error.is_retriable()
                 && let Ok(coordinator) = self.client.coordinator(crate::client::CoordinatorType::Group, group).await
@@ -453,7 +497,7 @@ impl ClusterSource {
             asked
         };
         match self.client.retry(self.patience, ask).await {
-            Ok(offsets) => Ok(Some(GroupOffsets { group: group.to_owned(), offsets })),
+            Ok(offsets) => Ok(Some(GroupOffsets { group: group.clone(), kind: kind.clone(), offsets })),
             Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Denied => {
                 log::warn!("a group's offsets cannot be read: {error}");
@@ -462,6 +506,14 @@ impl ClusterSource {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A group, as the broker that coordinates it lists it.
+#[derive(Clone, Debug)]
+struct ListedGroup {
+    node_id: i32,
+    group: String,
+    kind: String,
 }
 
 struct Fetched {
@@ -498,10 +550,7 @@ impl Source for ClusterSource {
         async move {
             let groups = self.groups(selection).await?;
             let groups: Vec<Option<GroupOffsets>> = stream::iter(0..groups.len())
-                .map(|index| {
-                    let (node_id, group) = &groups[index];
-                    self.offsets_of_group(*node_id, group).boxed()
-                })
+                .map(|index| self.offsets_of_group(&groups[index]).boxed())
                 .buffered(GROUPS_AT_ONCE)
                 .try_collect()
                 .await?;
@@ -517,6 +566,10 @@ impl Source for ClusterSource {
             Ok(groups.filter(|group| !group.offsets.is_empty()).collect())
         }
         .boxed()
+    }
+
+    fn settings(&self) -> BoxFuture<'_, Result<ClusterSettings>> {
+        settings::read(&self.client, self.patience).boxed()
     }
 
     fn bounds<'a>(

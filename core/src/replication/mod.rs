@@ -17,6 +17,7 @@ mod member;
 mod portion;
 mod promotion;
 mod selection;
+mod settings;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -46,6 +47,7 @@ pub use member::{Connect, Member, MemberOptions, Role};
 pub use portion::{Begin, Portion};
 pub use promotion::{NodeState, PartitionState, Survey, promote, survey};
 pub use selection::Selection;
+pub use settings::{Acl, ClusterSettings, Quota, ScramUser};
 
 /// A topic as its source describes it: what it takes to create it elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,9 +90,14 @@ pub struct Identity {
 pub struct GroupOffsets {
     /// The group's id.
     pub group: String,
-    /// What it had committed.
+    /// Its kind in Kafka's words: `classic`, `consumer`, `share`, `streams`; empty when the source does not tell.
+    pub kind: String,
+    /// What it had committed; of a share group, where it starts.
     pub offsets: Vec<CommittedOffset>,
 }
+
+/// The kind of a group whose members share partitions (KIP-932).
+pub const SHARE: &str = "share";
 
 /// What a group had committed for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +159,11 @@ pub trait Source: Send + Sync {
         topics: &'a [Topic],
         selection: &'a Selection,
     ) -> BoxFuture<'a, Result<Vec<GroupOffsets>>>;
+
+    /// Access rules, users and quotas, as far as it has any and tells them.
+    fn settings(&self) -> BoxFuture<'_, Result<ClusterSettings>> {
+        futures::future::ready(Ok(ClusterSettings::default())).boxed()
+    }
 
     /// Where `partitions` begin and end; one answer for each, in their order.
     fn bounds<'a>(
@@ -466,6 +478,20 @@ impl Copied {
     /// The partitions that were copied.
     pub fn done(&self) -> impl Iterator<Item = &PartitionCopied> {
         self.partitions.iter().filter_map(|partition| partition.as_ref().ok())
+    }
+
+    /// Counts in what was copied after it, of partitions that are among these.
+    pub(crate) fn extend(&mut self, more: &[PartitionCopied]) {
+        for more in more {
+            let known = self.partitions.iter_mut().flatten().find(|known| known.partition == more.partition);
+            let Some(known) = known else { continue };
+            known.end = more.end;
+            known.batches += more.batches;
+            known.records += more.records;
+            known.bytes += more.bytes;
+            known.hole = known.hole.or(more.hole);
+            known.parted_at = known.parted_at.or(more.parted_at);
+        }
     }
 
     /// Records copied.

@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, FutureExt};
 use uuid::Uuid;
 
 use super::*;
-use crate::record::{Batch, Builder, BuilderOptions, NO_HEADERS, ProducerFields};
+use crate::record::{Batch, Builder, BuilderOptions, ControlType, NO_HEADERS, ProducerFields, control_batch};
 
 /// A batch of `count` records of `value` bytes each, at `offset`, from a leader of `epoch`.
 pub(crate) fn batch(offset: i64, epoch: i32, count: i32, value: usize, seed: u8) -> Batch {
@@ -28,6 +28,8 @@ pub(crate) struct MemoryLog {
     pub(crate) start: i64,
     pub(crate) end: i64,
     pub(crate) high_watermark: i64,
+    /// Where the first open transaction begins.
+    pub(crate) last_stable: Option<i64>,
 }
 
 impl MemoryLog {
@@ -38,6 +40,24 @@ impl MemoryLog {
     pub(crate) fn append_seeded(&mut self, epoch: i32, count: i32, value: usize, seed: u8) {
         self.batches.push(batch(self.end, epoch, count, value, seed));
         self.end += i64::from(count);
+        self.high_watermark = self.end;
+    }
+
+    pub(crate) fn append_transactional(&mut self, (producer_id, producer_epoch): (i64, i16), count: i32) {
+        let mut builder = Builder::new(BuilderOptions { transactional: true, ..BuilderOptions::default() });
+        for _ in 0..count {
+            builder.append(1_000 + self.end, None, Some(b"in a transaction"), NO_HEADERS).unwrap();
+        }
+        let producer = ProducerFields { producer_id, producer_epoch, base_sequence: 0 };
+        self.batches.push(builder.seal(producer).unwrap().stamped(self.end, 0));
+        self.end += i64::from(count);
+        self.high_watermark = self.end;
+    }
+
+    pub(crate) fn end_transaction(&mut self, (producer_id, producer_epoch): (i64, i16)) {
+        let time = 1_000 + self.end;
+        self.batches.push(control_batch(self.end, 0, producer_id, producer_epoch, ControlType::Commit, 0, time));
+        self.end += 1;
         self.high_watermark = self.end;
     }
 
@@ -77,6 +97,7 @@ pub(crate) struct Cluster {
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<String, (Topic, Vec<MemoryLog>)>,
     pub(crate) groups: Vec<GroupOffsets>,
+    pub(crate) settings: ClusterSettings,
     /// Reads that were made: partition, offset.
     pub(crate) reads: Vec<(TopicPartition, i64)>,
     /// Called before each read.
@@ -108,6 +129,7 @@ impl MemoryCluster {
             identity: Identity { cluster_id: Some("a-cluster".to_owned()), address: "memory:".to_owned() },
             topics: BTreeMap::new(),
             groups: Vec::new(),
+            settings: ClusterSettings::default(),
             reads: Vec::new(),
             before_read: None,
             spoil: None,
@@ -160,16 +182,22 @@ impl Source for MemoryCluster {
         async { Ok(self.lock().groups.clone()) }.boxed()
     }
 
+    fn settings(&self) -> BoxFuture<'_, Result<ClusterSettings>> {
+        async { Ok(self.lock().settings.clone()) }.boxed()
+    }
+
     fn bounds<'a>(
         &'a self,
         partitions: &'a [TopicPartition],
-        _until: Until,
+        until: Until,
     ) -> BoxFuture<'a, Result<Vec<Result<Bounds>>>> {
-        async {
+        async move {
             let mut inner = self.lock();
             let bounds = partitions.iter().map(|partition| {
                 let log = inner.log(&partition.topic, partition.partition as usize);
-                Ok(Bounds { start: log.start, end: log.high_watermark, leader_epoch: log.leader_epoch() })
+                let stable = log.last_stable.filter(|_| until == Until::LastStable);
+                let end = stable.unwrap_or(log.high_watermark);
+                Ok(Bounds { start: log.start, end, leader_epoch: log.leader_epoch() })
             });
             Ok(bounds.collect())
         }
@@ -368,7 +396,7 @@ impl LocalLogs for MemoryLogs {
 
     fn reset_copy<'a>(&'a self, partition: &'a TopicPartition, start: i64) -> BoxFuture<'a, Result<()>> {
         self.change_log(partition, move |log| {
-            *log = MemoryLog { start, end: start, high_watermark: start, batches: Vec::new() };
+            *log = MemoryLog { start, end: start, high_watermark: start, ..MemoryLog::default() };
         })
     }
 
