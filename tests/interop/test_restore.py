@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from program import in_sync, ok, run
 from segments import batches, check_dump, check_same, dump
-from servers import KafkaCluster, KafkaServer, OttlaServer, kafka, peers
+from servers import KafkaCluster, KafkaServer, OttlaServer, kafka, ottla, peers
 
 SHAPES = Path(__file__).parent / "drivers" / "shapes.py"
 
@@ -45,9 +45,18 @@ def available() -> None:
 class Broker:
     """A Kafka broker, or three, that can be stopped and started."""
 
-    def __init__(self, data: Path, brokers: int = 1, **config: str) -> None:
+    def __init__(
+        self,
+        data: Path,
+        brokers: int = 1,
+        listeners: dict[str, str] | None = None,
+        scram: dict[str, str] | None = None,
+        **config: str,
+    ) -> None:
         config = KafkaCluster.CONFIG | {"log.cleaner.backoff.ms": "200"} | config
-        self.kafka = kafka.KafkaBroker(data, brokers, config, heap="320m", options=kafka.SHORT_LIVED)
+        self.kafka = kafka.KafkaBroker(
+            data, brokers, config, heap="320m", options=kafka.SHORT_LIVED, listeners=listeners, scram=scram
+        )
         self.kafka.start()
 
     @property
@@ -67,7 +76,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     """Starts brokers; all are killed in the end."""
     running: list[Broker] = []
 
-    def start(count: int = 1, **config: str) -> Broker:
+    def start(count: int = 1, **config: Any) -> Broker:
         running.append(Broker(tmp_path_factory.mktemp("kafka") / "data", count, **config))
         return running[-1]
 
@@ -218,3 +227,95 @@ def test_one_broker_of_three_fetches_only_what_is_newer(brokers: Callable[..., B
     cluster.kafka.start()
     assert shapes("read", cluster.bootstrap) == expected
     assert sorted(ok("consume", cluster.bootstrap, "alone", "--lines").text.split()) == alone
+
+
+def test_a_live_cluster_gets_every_record_at_its_offset(source: Source, brokers: Callable[..., Broker]) -> None:
+    # Its compaction would go on where the source's has stopped.
+    target, repository = brokers(**{"log.cleaner.backoff.ms": "3600000"}), source.repository
+    planned = ok("restore", repository, target.target, "--dry-run", "--json").lines
+    assert len(planned) == 10
+    assert ok("topics", target.bootstrap, "--json").lines == []
+    ok("restore", repository, target.target)
+    expected = shapes("read", source.broker.bootstrap, levels=["read_committed"], kinds=False)
+    assert shapes("read", target.bootstrap, levels=["read_committed"], kinds=False) == expected
+    assert shapes("groups", target.bootstrap) == source.groups
+    assert shapes("go_on", target.bootstrap) == source.go_on
+    # Again: nothing new, and nothing twice.
+    again = ok("restore", repository, target.target, "--json").lines
+    assert again[-1]["groups"] == 2
+    assert sum(line.get("records", 0) for line in again) == 0
+    assert shapes("read", target.bootstrap, levels=["read_committed"], kinds=False) == expected
+
+
+def test_topics_get_other_names_and_what_is_there_is_not_touched(
+    source: Source, brokers: Callable[..., Broker]
+) -> None:
+    target, repository = brokers(), source.repository
+    chosen = ["restore", repository, target.target, "--topics", "codecs,trimmed,empty"]
+    topics = ["codecs", "empty", "trimmed"]
+    ok("topics", target.bootstrap, "create", "codecs", "--partitions", "2")
+    ok("produce", target.bootstrap, "codecs", "--lines", given=b"something else\n")
+    refused = run(*chosen)
+    assert refused.code == 1
+    assert "holds other records" in refused.err
+    assert "--force" in refused.err
+    ok("topics", target.bootstrap, "create", "empty", "--partitions", "3")
+    assert run("restore", repository, target.target, "--topics", "empty").code == 2
+    assert [line["topic"] for line in ok("topics", target.bootstrap, "--json").lines] == ["codecs", "empty"]
+    expected = shapes("read", source.broker.bootstrap, topics=topics)
+    ok(*chosen, "--rename", "codecs=first", "--rename", "empty=second")
+    renamed = {"codecs": "first", "empty": "second"}
+    assert shapes("read", target.bootstrap, topics=topics, renamed=renamed) == expected
+    assert ok("consume", target.bootstrap, "codecs", "--lines").text.split("\n")[0] == "something else"
+    ok(*chosen, "--force")
+    assert shapes("read", target.bootstrap, topics=topics) == expected
+    (described,) = ok("topics", target.bootstrap, "describe", "codecs", "--json").lines
+    held = ("max.message.bytes", "message.timestamp.type", "cleanup.policy")
+    assert not any(name in json.dumps(described) for name in held), described
+
+
+def test_a_restore_that_is_killed_goes_on(source: Source, brokers: Callable[..., Broker]) -> None:
+    target, repository = brokers(**{"log.cleaner.backoff.ms": "3600000"}), source.repository
+    command = [str(ottla()), "restore", str(repository), target.target]
+    killed = 0
+    for number in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            # Later each time, so that each has a chance to come further.
+            process.wait(0.2 + 0.1 * number)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -9, errors.decode()
+    else:
+        raise AssertionError("it does not come to its end")
+    assert killed > 3
+    expected = shapes("read", source.broker.bootstrap, levels=["read_committed"], kinds=False)
+    assert shapes("read", target.bootstrap, levels=["read_committed"], kinds=False) == expected
+    assert shapes("groups", target.bootstrap) == source.groups
+
+
+def test_where_markers_are_refused_transactions_fill_the_gaps(source: Source, brokers: Callable[..., Broker]) -> None:
+    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    secured = {"authorizer.class.name": authorizer, "super.users": "User:ANONYMOUS;User:admin"}
+    jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    target = brokers(
+        listeners={"LOGIN": "SASL_PLAINTEXT"},
+        scram={"restorer": "secret"},
+        **secured,
+        **{"sasl.enabled.mechanisms": "SCRAM-SHA-256", "listener.name.login.scram-sha-256.sasl.jaas.config": jaas},
+    )
+    login = target.kafka.listener("LOGIN")
+    acls = ["--bootstrap-server", target.bootstrap, "--add", "--allow-principal", "User:restorer"]
+    for scope in (["--topic", "*"], ["--group", "*"], ["--transactional-id", "ottla-restore-", "--resource-pattern-type", "prefixed"]):
+        kafka_tool("org.apache.kafka.tools.AclCommand", *acls, "--operation", "All", *scope)
+    options = ["-X", "security_protocol=SASL_PLAINTEXT", "-X", "sasl_mechanism=SCRAM-SHA-256"]
+    options += ["-X", "sasl_plain_username=restorer", "-X", "sasl_plain_password=secret"]
+    chosen = ["restore", source.repository, f"kafka://{login}", "--topics", "transactions,trimmed,empty", *options]
+    ok(*chosen)
+    topics = ["transactions", "trimmed", "empty"]
+    expected = shapes("read", source.broker.bootstrap, levels=["read_committed"], topics=topics)
+    assert shapes("read", target.bootstrap, levels=["read_committed"], topics=topics) == expected

@@ -25,8 +25,8 @@ use crate::broker::directory::{
 use crate::log::{Checkpoints, Log, LogConfig};
 use crate::record::{Batch, batches};
 use crate::replication::{
-    Assignment, Bounds, CopyOptions, EpochEnd, Hole, LastBatch, Progress, Run, Selection, Sink, SinkEnd, Source, Topic,
-    TopicPartition, Until, agree, assign, copy,
+    Assignment, Bounds, CopyOptions, EpochEnd, Hole, LastBatch, Planned, Progress, Run, Selection, Sink, SinkEnd,
+    Source, Topic, TopicPartition, Until, agree, assign, copy,
 };
 use crate::storage::{Device, OpenFiles};
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -50,21 +50,6 @@ pub struct DirectoryOptions {
     pub dry_run: bool,
     /// How to copy.
     pub copy: CopyOptions,
-}
-
-/// What a restore is about to do with a partition, or has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Which.
-    pub partition: TopicPartition,
-    /// The first offset that is to be written.
-    pub start: i64,
-    /// The offset after the last.
-    pub end: i64,
-    /// Bytes of the batches that are to be written, about.
-    pub bytes: u64,
-    /// What is to be known of it, for people.
-    pub note: Option<String>,
 }
 
 /// A log directory of a broker.
@@ -408,8 +393,14 @@ impl DirectorySink {
             let topic = source.manifests().get(&*partition.topic);
             let reference = topic.and_then(|topic| topic.partitions.get(partition.partition as usize));
             let bytes = reference.map_or(0, |reference| reference.bytes);
-            let mut plan =
-                Planned { partition: partition.clone(), start: bounds.start, end: bounds.end, bytes, note: None };
+            let mut plan = Planned {
+                partition: partition.clone(),
+                start: bounds.start,
+                end: bounds.end,
+                bytes,
+                seconds: 0,
+                note: None,
+            };
             if let Some(end) = end {
                 let same_end = reference.and_then(|reference| reference.last).zip(end.last);
                 let differs = same_end.is_some_and(|(ours, theirs)| {

@@ -44,7 +44,7 @@ use repository::Place;
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use contents::SnapshotSource;
 pub use keys::{AgeIdentity, AgeRecipient, KeyFile, Lock, Secret};
-pub use log_directory::{DirectoryOptions, Planned, restore_directories};
+pub use log_directory::{DirectoryOptions, restore_directories};
 pub use objects::{MemoryObjects, ObjectStore};
 pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
 pub use restore::{RestoreOptions, Restored, restore};

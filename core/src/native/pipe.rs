@@ -14,12 +14,15 @@ use super::files::FileDevice;
 use super::repository::{Access, RepositoryPlace};
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
-    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Planned, Repository, RestoreOptions,
-    Restored, SnapshotSource,
+    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Repository, RestoreOptions, Restored,
+    Snapshot, SnapshotSource,
 };
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
-use crate::replication::{ClusterSource, Identity, Progress, Selection, Source as _};
+use crate::replication::{
+    ClusterSource, Identity, Planned, Progress, Selection, Source as _, TopicPartition, TransferOptions, Transferred,
+    transfer,
+};
 use crate::storage::Device;
 use crate::{Error, ErrorKind, Result};
 
@@ -275,6 +278,37 @@ pub async fn restore_directories(
         devices.push(Arc::new(device));
     }
     backup::restore_directories(&source, &devices, options, runtime.clock().now(), room(directories)?, progress).await
+}
+
+/// Restores `topics` of the snapshot that `snapshot` names to the live cluster `target`. Tells the plan first; returns `None` if
+/// only that was wanted.
+///
+/// # Errors
+/// `NotFound` if repository, snapshot or topic are not there; see [`transfer`].
+pub async fn restore_to_cluster(
+    repository: &RepositoryPlace,
+    snapshot: &str,
+    target: &ClusterSource,
+    topics: &Selection,
+    mut options: TransferOptions,
+    plan: &(dyn Fn(&[Planned]) + Send + Sync),
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Option<(Snapshot, Transferred)>> {
+    let repository = repository.open().await?;
+    let snapshot = repository.find_snapshot(snapshot).await?;
+    let source = SnapshotSource::open(repository.clone(), snapshot.clone(), topics).await?;
+    // What is looked ahead for is read on its own.
+    let ahead = SnapshotSource::open(repository, snapshot.clone(), topics).await?;
+    for (name, topic) in source.manifests() {
+        let known = topic
+            .partitions
+            .iter()
+            .map(|known| (TopicPartition::new(name.as_str(), known.partition), (known.records, known.bytes)));
+        options.sizes.extend(known);
+    }
+    let topics = source.topics(&Selection::all()).await?;
+    let transferred = transfer(&source, &ahead, target, &topics, &options, plan, progress).await?;
+    Ok(transferred.map(|transferred| (snapshot, transferred)))
 }
 
 /// How many bytes there is room for on the file systems of `directories`, each counted once.

@@ -21,11 +21,14 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use super::cluster::{EARLIEST, LATEST, leader, unanswered};
 use super::outcomes::Outcomes;
 use super::{Bounds, ClusterSource, EpochEnd, Hole, Run, Sink, SinkEnd, Source, TopicPartition};
-use crate::client::{Admin, check};
+use crate::client::{Admin, CoordinatorType, check};
 use crate::protocol::ErrorCode;
+use crate::protocol::messages::add_partitions_to_txn::AddPartitionsToTxnTopic;
 use crate::protocol::messages::produce::{PartitionProduceData, TopicProduceData};
 use crate::protocol::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic};
-use crate::protocol::messages::{InitProducerIdRequest, ProduceRequest, WriteTxnMarkersRequest};
+use crate::protocol::messages::{
+    AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest, ProduceRequest, WriteTxnMarkersRequest,
+};
 use crate::record::{
     Batch, Builder, BuilderOptions, Compression, Limits, NO_HEADERS, ProducerFields, RecordError, TimestampType,
 };
@@ -39,21 +42,35 @@ const IN_FLIGHT_BYTES: usize = 8 << 20;
 const MARKERS_AT_ONCE: i64 = 500;
 /// Empty records in a batch before the log start: 0.8 MB as zstd packs them, within the usual `max.message.bytes`.
 const FILLERS_AT_ONCE: i64 = 1_000_000;
+/// Transactions without records that fill a gap at a time.
+const TRANSACTIONS_AT_ONCE: i64 = 20;
+/// How long one of them may take.
+const TRANSACTION_TIMEOUT_MS: i32 = 60_000;
+/// How often writing markers is tried again.
+const TRIES: u32 = 10;
 /// How long a broker may wait for its followers.
 const PRODUCE_TIMEOUT_MS: i32 = 30_000;
 
 /// A cluster as a sink. The topics are there, and take records of any time and size, with the producer's timestamps.
-pub struct ClusterSink<'a> {
+pub(super) struct ClusterSink<'a> {
     cluster: ClusterSource,
     /// Where the outcomes of transactions are looked up; the source, opened once more.
     ahead: &'a dyn Source,
     /// What topics are called at the target that are called otherwise at the source.
     renamed: BTreeMap<String, String>,
     producer: (i64, i16),
-    /// The producer id that markers are written with. It writes nothing else, so none of them ends a transaction.
-    marker_id: i64,
+    gaps: Gaps,
     lanes: Mutex<HashMap<TopicPartition, Arc<AsyncMutex<Lane>>>>,
     fillers: OnceLock<Batch>,
+}
+
+/// How offsets within a log are filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gaps {
+    /// By markers of this producer id, which writes nothing else, so that none of them ends a transaction.
+    Markers(i64),
+    /// By transactions without records, where that is all we may do: their markers are one offset each.
+    Transactions,
 }
 
 /// What is known of a partition while it is written.
@@ -88,8 +105,7 @@ impl<'a> ClusterSink<'a> {
         renamed: BTreeMap<String, String>,
         ends: impl IntoIterator<Item = (TopicPartition, Bounds)>,
     ) -> Result<Self> {
-        let producer = producer_id(&cluster).await?;
-        let (marker_id, _) = producer_id(&cluster).await?;
+        let (producer, marker) = (producer_id(&cluster, None).await?, producer_id(&cluster, None).await?);
         let lane = |bounds: Bounds| Lane { end: bounds.end, start: bounds.start, ..Lane::default() };
         let lanes = ends.into_iter().map(|(partition, bounds)| (partition, Arc::new(AsyncMutex::new(lane(bounds)))));
         Ok(Self {
@@ -97,7 +113,7 @@ impl<'a> ClusterSink<'a> {
             ahead,
             renamed,
             producer,
-            marker_id,
+            gaps: Gaps::Markers(marker.0),
             lanes: Mutex::new(lanes.collect()),
             fillers: OnceLock::new(),
         })
@@ -117,38 +133,43 @@ impl<'a> ClusterSink<'a> {
         lanes.get(partition).map(Arc::clone).ok_or_else(missing)
     }
 
-    /// Whether markers may be written: asked with one for a partition that no topic has.
+    /// The same, filling gaps within logs by what this client may do, and why it can do neither, if so. Markers are asked for
+    /// with one for a partition that no topic has.
     ///
     /// # Errors
-    /// `Denied` or `Unsupported` if not; what the cluster answers.
-    pub(super) async fn check_markers(&self, topic: &str) -> Result<()> {
+    /// What the cluster answers.
+    pub(super) async fn with_gaps(mut self, topic: &str) -> Result<(Self, Option<Error>)> {
+        let Gaps::Markers(marker_id) = self.gaps else { return Ok((self, None)) };
         let nowhere = TopicPartition::new(topic, i32::MAX);
-        let request = self.markers(&nowhere, 1);
         let client = self.cluster.client();
-        let response = client.retry(self.cluster.patience(), || client.call_any(request.clone())).await?;
-        let codes = response.markers.iter().flat_map(|marker| &marker.topics).flat_map(|topic| &topic.partitions);
-        for code in codes.map(|partition| partition.error_code) {
-            if code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
-                check(code, None, format_args!("topic={topic}"))?;
+        let asked = client.retry(self.cluster.patience(), || client.call_any(markers(marker_id, &nowhere, 1))).await;
+        let refused = match asked {
+            Err(error) => error,
+            Ok(response) => {
+                let partitions = response.markers.iter().flat_map(|marker| &marker.topics);
+                let mut codes = partitions.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+                match codes.find(|code| *code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) {
+                    Some(code) if !code.is_ok() => Error::from_code(code, code.message()),
+                    _ => return Ok((self, None)),
+                }
             }
+        };
+        if !matches!(refused.kind(), ErrorKind::Denied | ErrorKind::Unsupported) {
+            return Err(refused);
         }
-        Ok(())
-    }
-
-    fn markers(&self, target: &TopicPartition, count: i64) -> WriteTxnMarkersRequest {
-        let topic = WritableTxnMarkerTopic {
-            name: target.topic.to_string(),
-            partition_indexes: vec![target.partition],
-        };
-        let marker = WritableTxnMarker {
-            producer_id: self.marker_id,
-            producer_epoch: 0,
-            transaction_result: true,
-            topics: vec![topic],
-            coordinator_epoch: 0,
-            transaction_version: 0,
-        };
-        WriteTxnMarkersRequest { markers: vec![marker; usize::try_from(count).unwrap_or(0)] }
+        // Whoever may begin one may fill gaps with them.
+        match producer_id(&self.cluster, Some(&transactional_id(&nowhere, 0))).await {
+            Ok(_) => {
+                log::info!("gaps are filled by transactions without records, markers are refused: {refused}");
+                self.gaps = Gaps::Transactions;
+                Ok((self, None))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                let message = format!("neither markers nor transactions may be written ({refused}; {error})");
+                Ok((self, Some(Error::new(error.kind(), message))))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the target's partition ends. What followers do not have yet is waited for, up to `at_least`.
@@ -181,17 +202,33 @@ impl<'a> ClusterSink<'a> {
             }
             self.produce(target, lane, batches).await?;
         }
+        if lane.next >= upto {
+            return Ok(());
+        }
+        let filled = match self.gaps {
+            Gaps::Markers(marker_id) => self.fill_with_markers(marker_id, target, lane, upto).await,
+            Gaps::Transactions => self.fill_with_transactions(target, lane, upto).await,
+        };
+        filled.map_err(|error| error.context(format_args!("filling a gap partition={target}")))
+    }
+
+    async fn fill_with_markers(
+        &self,
+        marker_id: i64,
+        target: &TopicPartition,
+        lane: &mut Lane,
+        upto: i64,
+    ) -> Result<()> {
         let client = self.cluster.client();
         let mut tries = 0;
         while lane.next < upto {
             let count = (upto - lane.next).min(MARKERS_AT_ONCE);
-            let written = self.write_markers(target, count, tries > 0).await;
-            match written {
+            match self.write_markers(markers(marker_id, target, count), target, tries > 0).await {
                 Ok(()) => {
                     lane.next += count;
                     tries = 0;
                 }
-                Err(error) if error.is_retriable() && tries < 10 => {
+                Err(error) if error.is_retriable() && tries < TRIES => {
                     // Some may have been written: the end tells how many.
                     client.clock().sleep(client.backoff(tries)).await;
                     let end = self.end_of(target, lane.next).await?;
@@ -201,18 +238,71 @@ impl<'a> ClusterSink<'a> {
                     lane.next = end;
                     tries += 1;
                 }
-                Err(error) => return Err(error.context(format_args!("filling a gap partition={target}"))),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    async fn write_markers(&self, target: &TopicPartition, count: i64, anew: bool) -> Result<()> {
+    async fn write_markers(&self, request: WriteTxnMarkersRequest, target: &TopicPartition, anew: bool) -> Result<()> {
         let cluster = self.cluster.cluster(std::slice::from_ref(target), &[0], anew).await?;
-        let request = self.markers(target, count);
         let response = self.cluster.client().call_node(leader(&cluster, target)?, request).await?;
         let mut codes = response.markers.iter().flat_map(|marker| &marker.topics).flat_map(|topic| &topic.partitions);
         codes.try_for_each(|partition| check(partition.error_code, None, format_args!("partition={target}")))
+    }
+
+    /// Several transactions at a time, one offset each.
+    async fn fill_with_transactions(&self, target: &TopicPartition, lane: &mut Lane, upto: i64) -> Result<()> {
+        let ids = (upto - lane.next).min(TRANSACTIONS_AT_ONCE);
+        let share = |id: i64| (upto - lane.next) / ids + i64::from(id < (upto - lane.next) % ids);
+        let each = (0..ids).map(|id| self.empty_transactions(target, id, share(id)));
+        futures::future::try_join_all(each).await?;
+        // A coordinator answers before its markers are there.
+        let end = self.end_of(target, upto).await?;
+        if end != upto {
+            return Err(elsewhere(target, upto, end));
+        }
+        lane.next = upto;
+        Ok(())
+    }
+
+    async fn empty_transactions(&self, target: &TopicPartition, id: i64, count: i64) -> Result<()> {
+        let client = self.cluster.client();
+        let transactional_id = transactional_id(target, id);
+        let (producer_id, producer_epoch) = producer_id(&self.cluster, Some(&transactional_id)).await?;
+        for _ in 0..count {
+            let add = || async {
+                let topic =
+                    AddPartitionsToTxnTopic { name: target.topic.to_string(), partitions: vec![target.partition] };
+                let request = AddPartitionsToTxnRequest {
+                    v3_and_below_transactional_id: transactional_id.clone(),
+                    v3_and_below_producer_id: producer_id,
+                    v3_and_below_producer_epoch: producer_epoch,
+                    v3_and_below_topics: vec![topic],
+                    ..Default::default()
+                };
+                let coordinator = client.coordinator(CoordinatorType::Transaction, &transactional_id).await?;
+                let response = client.call_endpoint(&coordinator.endpoint, request).await?;
+                let results =
+                    response.results_by_topic_v3_and_below.iter().flat_map(|topic| &topic.results_by_partition);
+                let mut codes = results.map(|partition| partition.partition_error_code);
+                codes.try_for_each(|code| check(code, None, format_args!("transactional_id={transactional_id}")))
+            };
+            client.retry(self.cluster.patience(), add).await?;
+            let end = || async {
+                let request = EndTxnRequest {
+                    transactional_id: transactional_id.clone(),
+                    producer_id,
+                    producer_epoch,
+                    committed: true,
+                };
+                let coordinator = client.coordinator(CoordinatorType::Transaction, &transactional_id).await?;
+                let response = client.call_endpoint(&coordinator.endpoint, request).await?;
+                check(response.error_code, None, format_args!("transactional_id={transactional_id}"))
+            };
+            client.retry(self.cluster.patience(), end).await?;
+        }
+        Ok(())
     }
 
     /// So many empty records, packed.
@@ -326,6 +416,11 @@ impl<'a> ClusterSink<'a> {
                     Piece::Batch { at, batch } => (at, Some(batch)),
                     Piece::Gap { upto } => (upto, None),
                 };
+                // It was written before an interruption; what is cut anew may have been written in part.
+                let upto = batch.as_ref().map_or(wanted, |batch| wanted + i64::from(batch.last_offset_delta()) + 1);
+                if upto <= at {
+                    continue;
+                }
                 if wanted < at {
                     let message = format!("offsets go back partition={target} expected={at} found={wanted}");
                     return Err(Error::new(ErrorKind::Corrupt, message));
@@ -353,26 +448,50 @@ impl<'a> ClusterSink<'a> {
     }
 }
 
-/// A producer id that nobody has.
-async fn producer_id(cluster: &ClusterSource) -> Result<(i64, i16)> {
+/// A producer id: one that nobody has, or that of a transactional id.
+async fn producer_id(cluster: &ClusterSource, transactional_id: Option<&str>) -> Result<(i64, i16)> {
     let client = cluster.client();
     let ask = || async {
         let request = InitProducerIdRequest {
-            transactional_id: None,
-            transaction_timeout_ms: i32::MAX,
+            transactional_id: transactional_id.map(str::to_owned),
+            transaction_timeout_ms: if transactional_id.is_some() { TRANSACTION_TIMEOUT_MS } else { i32::MAX },
             ..InitProducerIdRequest::default()
         };
-        let response = client.call_any(request).await?;
-        check(response.error_code, None, "asking for a producer id")?;
+        let response = match transactional_id {
+            None => client.call_any(request).await?,
+            Some(id) => {
+                let coordinator = client.coordinator(CoordinatorType::Transaction, id).await?;
+                client.call_endpoint(&coordinator.endpoint, request).await?
+            }
+        };
+        check(response.error_code, None, format_args!("asking for a producer id"))?;
         Ok((response.producer_id, response.producer_epoch))
     };
     client.retry(cluster.patience(), ask).await
 }
 
+/// The transactional ids that gaps of a partition are filled with.
+fn transactional_id(target: &TopicPartition, id: i64) -> String {
+    format!("ottla-restore-{target}-{id}")
+}
+
+fn markers(marker_id: i64, target: &TopicPartition, count: i64) -> WriteTxnMarkersRequest {
+    let topic = WritableTxnMarkerTopic { name: target.topic.to_string(), partition_indexes: vec![target.partition] };
+    let marker = WritableTxnMarker {
+        producer_id: marker_id,
+        producer_epoch: 0,
+        transaction_result: true,
+        topics: vec![topic],
+        coordinator_epoch: 0,
+        transaction_version: 0,
+    };
+    WriteTxnMarkersRequest { markers: vec![marker; usize::try_from(count).unwrap_or(0)] }
+}
+
 fn elsewhere(target: &TopicPartition, expected: i64, found: i64) -> Error {
     let message = format!(
-        "somebody else writes to the partition, so offsets cannot be kept: stop its producers and run it again \
-         partition={target} expected={expected} found={found}"
+        "somebody else writes to the partition, so offsets cannot be kept: stop its producers, and run it again with --force, \
+         which makes the topic anew partition={target} expected={expected} found={found}"
     );
     Error::new(ErrorKind::Invalid, message)
 }
@@ -437,8 +556,7 @@ impl Sink for ClusterSink<'_> {
     }
 
     fn truncate<'a>(&'a self, partition: &'a TopicPartition, to: EpochEnd) -> BoxFuture<'a, Result<Option<SinkEnd>>> {
-        let message =
-            format!("a cluster's records cannot be taken back partition={partition} offset={}", to.end);
+        let message = format!("a cluster's records cannot be taken back partition={partition} offset={}", to.end);
         futures::future::ready(Err(Error::new(ErrorKind::Unsupported, message))).boxed()
     }
 

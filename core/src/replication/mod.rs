@@ -9,15 +9,19 @@
 //! them decodes a record.
 
 mod cluster;
+mod cluster_sink;
+mod compare;
 mod costs;
 mod embedded;
 mod follower;
 mod logs;
 mod member;
+mod outcomes;
 mod portion;
 mod promotion;
 mod selection;
 mod settings;
+mod transfer;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,6 +43,7 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 
 pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
+pub use compare::{Compare, Compared, compare};
 pub use costs::{Costs, costs};
 pub use embedded::CopyState;
 pub use follower::{Follower, FollowerOptions, PartitionStatus, Recreated, ReplicateOptions, replicate};
@@ -48,6 +53,7 @@ pub use portion::{Begin, Portion};
 pub use promotion::{NodeState, PartitionState, Survey, promote, survey};
 pub use selection::Selection;
 pub use settings::{Acl, ClusterSettings, Quota, ScramUser};
+pub use transfer::{Planned, TransferOptions, Transferred, transfer};
 
 /// A topic as its source describes it: what it takes to create it elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

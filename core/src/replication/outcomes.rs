@@ -71,7 +71,9 @@ impl Outcomes {
         let bytes = loop {
             let bytes = source.read(partition, self.read_to, size).await?;
             match Batch::claimed_size(&bytes) {
-                Some(claimed) if claimed > bytes.len() && claimed > size && claimed <= super::MAX_BATCH => size = claimed,
+                Some(claimed) if claimed > bytes.len() && claimed > size && claimed <= super::MAX_BATCH => {
+                    size = claimed
+                }
                 Some(claimed) if claimed > bytes.len() => {
                     let message = format!("a batch is cut off partition={partition} offset={}", self.read_to);
                     return Err(Error::new(ErrorKind::Corrupt, message));

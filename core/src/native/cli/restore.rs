@@ -6,13 +6,15 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
+use super::connection::{Connection, ConnectionArgs};
 use super::copies::{TopicsArg, progress_bar, report, show};
 use super::keys::AccessArgs;
 use super::{Output, table};
-use crate::backup::{DirectoryOptions, Planned, Restored};
+use crate::backup::{DirectoryOptions, Restored};
 use crate::native::Runtime;
 use crate::native::pipe::{self, Place};
-use crate::replication::{PartitionCopied, Progress};
+use crate::native::repository::RepositoryPlace;
+use crate::replication::{ClusterSource, PartitionCopied, Planned, Progress, TransferOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// Arguments of `ottla restore`.
@@ -22,7 +24,8 @@ pub(super) struct Restore {
     #[arg(value_name = "REPOSITORY[@SNAPSHOT]")]
     repository: String,
 
-    /// Directory of a log, made when missing; or logdir:DIR[,DIR...], all log.dirs of a Kafka broker that does not run
+    /// Directory of a log, made when missing; kafka://HOST:PORT[,…], a live cluster; or logdir:DIR[,DIR…], all log.dirs of a
+    /// Kafka broker that does not run
     #[arg(value_name = "TARGET")]
     target: String,
 
@@ -36,9 +39,20 @@ pub(super) struct Restore {
     #[arg(long)]
     dry_run: bool,
 
-    /// Give up what the target holds and the snapshot has not
+    /// Give up what the target holds and the snapshot has not; topics of a live cluster are deleted and made anew
     #[arg(long)]
     force: bool,
+
+    /// To a live cluster: what a topic is to be called there; may be repeated
+    #[arg(long, value_name = "TOPIC=NAME")]
+    rename: Vec<String>,
+
+    /// To a live cluster: on how many brokers each partition is to be; as many as it was on when not given
+    #[arg(long, value_name = "COUNT")]
+    replication_factor: Option<i16>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
 
     /// With logdir: the broker that the directories have to be of
     #[arg(long, value_name = "NODE_ID")]
@@ -74,9 +88,11 @@ impl Restore {
                 None => return Ok(()),
                 Some(restored) => restored,
             }
+        } else if self.target.starts_with("kafka://") {
+            return self.to_cluster(&repository, name, begun, output);
         } else {
             if self.force || self.dry_run || self.broker.is_some() || !self.log_dirs.is_empty() {
-                let message = "--force, --dry-run, --broker and --log-dir are for logdir:DIR";
+                let message = "--force, --dry-run, --broker and --log-dir are not for the directory of a log";
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
             let target = Place::parse_target(&self.target);
@@ -84,6 +100,36 @@ impl Restore {
         };
         bar.finish_and_clear();
         self.report(&restored, begun, output)
+    }
+
+    fn to_cluster(&self, repository: &RepositoryPlace, name: &str, begun: Instant, output: Output) -> Result<()> {
+        let mut options = TransferOptions::default();
+        (options.force, options.dry_run) = (self.force, self.dry_run);
+        options.replication_factor = self.replication_factor;
+        for rename in &self.rename {
+            let (topic, name) = rename
+                .split_once('=')
+                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("--rename takes TOPIC=NAME given={rename}")))?;
+            options.renamed.insert(topic.to_owned(), name.to_owned());
+        }
+        let selection = self.topics.selection()?;
+        let target = Connection::open(&self.target, &self.connection)?;
+        let cluster = ClusterSource::new(target.plain_client()?);
+        let bar = progress_bar(output);
+        let plan = |planned: &[Planned]| {
+            if let Err(error) = tell(planned, output) {
+                log::warn!("the plan cannot be told: {error}");
+            }
+        };
+        let progress = |progress: &Progress| show(&bar, progress);
+        let restoring = pipe::restore_to_cluster(repository, name, &cluster, &selection, options, &plan, &progress);
+        let Some((snapshot, done)) = target.block_on(restoring)? else { return target.close() };
+        bar.finish_and_clear();
+        let compared = done.compared.iter().map(|compared| compared.same).sum::<u64>();
+        let restored = Restored { snapshot: snapshot.id, copied: done.copied, groups: done.groups };
+        output.say(format!("read back and compared: {} records, all alike", table::count_u64(compared)));
+        self.report(&restored, begun, output)?;
+        target.close()
     }
 
     fn report(&self, restored: &Restored, begun: Instant, output: Output) -> Result<()> {
@@ -109,7 +155,7 @@ fn tell(planned: &[Planned], output: Output) -> Result<()> {
         for plan in planned {
             let line = json!({
                 "plan": &*plan.partition.topic, "partition": plan.partition.partition,
-                "start": plan.start, "end": plan.end, "bytes": plan.bytes, "note": plan.note,
+                "start": plan.start, "end": plan.end, "bytes": plan.bytes, "seconds": plan.seconds, "note": plan.note,
             });
             output.result(|| line, String::new)?;
         }
@@ -124,6 +170,8 @@ fn tell(planned: &[Planned], output: Output) -> Result<()> {
         output.say(format!("plan: {} {what}{note}", plan.partition));
     }
     let bytes: u64 = planned.iter().map(|plan| plan.bytes).sum();
-    output.say(format!("plan: {}, {}", table::plural(planned.len(), "partition"), table::bytes(bytes)));
+    let seconds: u64 = planned.iter().map(|plan| plan.seconds).sum();
+    let time = if seconds == 0 { String::new() } else { format!(", about {seconds} s") };
+    output.say(format!("plan: {}, {}{time}", table::plural(planned.len(), "partition"), table::bytes(bytes)));
     Ok(())
 }
