@@ -319,3 +319,26 @@ def test_where_markers_are_refused_transactions_fill_the_gaps(source: Source, br
     topics = ["transactions", "trimmed", "empty"]
     expected = shapes("read", source.broker.bootstrap, levels=["read_committed"], topics=topics)
     assert shapes("read", target.bootstrap, levels=["read_committed"], topics=topics) == expected
+
+
+def test_what_is_live_is_compared_with_the_backup(source: Source, brokers: Callable[..., Broker]) -> None:
+    repository = source.repository
+    (*_, whole) = ok("verify", repository, source.broker.target, "--json").lines
+    records = sum(found[2] for name, found in source.records.items() if name.endswith("read_committed"))
+    assert (whole["records"], whole["partitions"], whole["wrong"]) == (records, 10, 0)
+    target = brokers()
+    ok("restore", repository, target.target, "--topics", "trimmed", "--rename", "trimmed=other")
+    ok("verify", repository, target.target, "--topics", "trimmed", "--rename", "trimmed=other")
+    assert run("verify", repository, target.target, "--topics", "trimmed").code == 3
+    # As many records, of which some are others; one too few; some removed; some more, which is nobody's business.
+    ok("topics", target.bootstrap, "create", "trimmed", "--partitions", "3")
+    values = "".join(f'{{"partition": 2, "value": "{"x" if n == 31 else n}", "timestamp": 0}}\n' for n in range(40))
+    ok("produce", target.bootstrap, "trimmed", given=values.encode())
+    done = run("verify", repository, target.target, "--topics", "trimmed", "--json")
+    assert done.code == 6
+    by_partition = {line["partition"]: line for line in done.lines[:-1]}
+    assert (by_partition[0]["lacking"], by_partition[1]["lacking"]) == (27, 0)
+    assert (by_partition[2]["differing"], by_partition[2]["lacking"]) == (40, 10)
+    assert by_partition[2]["first"] == "timestamps differ offset=0"
+    ok("produce", target.bootstrap, "other", given=b'{"partition": 0, "value": "more"}\n')
+    ok("verify", repository, target.target, "--topics", "trimmed", "--rename", "trimmed=other")

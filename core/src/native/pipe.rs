@@ -4,6 +4,7 @@
 //! These functions open what is named, in an order in which a wrong name leaves nothing behind, and call
 //! [`crate::replication`] and [`crate::backup`]. Their futures run on the threads of a [`Runtime`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,8 @@ use crate::backup::{
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
 use crate::replication::{
-    ClusterSource, Identity, Planned, Progress, Selection, Source as _, TopicPartition, TransferOptions, Transferred,
-    transfer,
+    self, ClusterSource, Identity, Planned, Progress, Selection, Source as _, TopicPartition, TransferOptions,
+    Transferred, Verified, transfer,
 };
 use crate::storage::Device;
 use crate::{Error, ErrorKind, Result};
@@ -311,9 +312,30 @@ pub async fn restore_to_cluster(
     Ok(transferred.map(|transferred| (snapshot, transferred)))
 }
 
+/// Compares every record of the snapshot that `snapshot` names with what `target` has; see [`replication::verify`].
+///
+/// # Errors
+/// `NotFound` if repository, snapshot or topic are not there; see [`replication::verify`].
+pub async fn verify(
+    repository: &RepositoryPlace,
+    snapshot: &str,
+    target: &ClusterSource,
+    topics: &Selection,
+    renamed: &BTreeMap<String, String>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(Snapshot, Vec<Verified>)> {
+    let repository = repository.open().await?;
+    let snapshot = repository.find_snapshot(snapshot).await?;
+    let source = SnapshotSource::open(repository.clone(), snapshot.clone(), topics).await?;
+    let ahead = SnapshotSource::open(repository, snapshot.clone(), topics).await?;
+    let topics = source.topics(&Selection::all()).await?;
+    let verified = replication::verify(&source, &ahead, target, &topics, renamed, progress).await?;
+    Ok((snapshot, verified))
+}
+
 /// How many bytes there is room for on the file systems of `directories`, each counted once.
 fn room(directories: &[PathBuf]) -> Result<u64> {
-    let mut rooms = std::collections::BTreeMap::new();
+    let mut rooms = BTreeMap::new();
     for directory in directories {
         let found = rustix::fs::statvfs(directory).map_err(std::io::Error::from)?;
         rooms.insert(found.f_fsid, found.f_bavail.saturating_mul(found.f_frsize));

@@ -1,12 +1,12 @@
 //! Whether two places have the same records.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
 use super::outcomes::Outcomes;
-use super::{Bounds, Run, Source, TopicPartition};
+use super::{Bounds, Run, Selection, Source, Topic, TopicPartition, Until};
 use crate::record::{Batch, Limits};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
@@ -73,6 +73,68 @@ pub async fn compare(
         async move { comparing.await.map_err(|error: Error| error.context(format_args!("partition={target}"))) }
     });
     compared.buffered(PARTITIONS_AT_ONCE).collect().await
+}
+
+/// What [`verify`] has found of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The comparison of the offsets that both have.
+    pub compared: Compared,
+    /// Offsets of the source that the target has removed: they are below its log start.
+    pub removed: u64,
+    /// Offsets of the source that are at or above the target's end.
+    pub lacking: u64,
+}
+
+impl Verified {
+    /// Whether the target has every record that the source has, but for what it has removed by itself.
+    pub fn is_alike(&self) -> bool {
+        self.compared.differing == 0 && self.lacking == 0
+    }
+}
+
+/// Compares every record that `source` has of `topics` with what `target` has, where topics may be called otherwise. What the
+/// target has beyond the source's end is not looked at. `ahead` is `source` once more; `progress` gets the number of records
+/// that have been compared since the last call.
+///
+/// # Errors
+/// `NotFound` if the target lacks a topic or partition; `Corrupt` if what is read is damaged; the source's and the target's.
+pub async fn verify(
+    source: &dyn Source,
+    ahead: &dyn Source,
+    target: &dyn Source,
+    topics: &[Topic],
+    renamed: &BTreeMap<String, String>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Vec<Verified>> {
+    let name = |topic: &str| renamed.get(topic).cloned().unwrap_or_else(|| topic.to_owned());
+    // Asked for by their names, so that one that is not there is an error.
+    target.topics(&Selection::new(topics.iter().map(|topic| name(&topic.name)))?).await?;
+    let partitions: Vec<TopicPartition> = topics.iter().flat_map(Topic::topic_partitions).collect();
+    let targets: Vec<TopicPartition> =
+        partitions.iter().map(|one| TopicPartition::new(name(&one.topic), one.partition)).collect();
+    let ours = source.bounds(&partitions, Until::LastStable).await?;
+    let theirs = target.bounds(&targets, Until::HighWatermark).await?;
+    let mut wanted = Vec::with_capacity(partitions.len());
+    let mut missing = Vec::with_capacity(partitions.len());
+    for ((partition, target), (ours, theirs)) in
+        partitions.into_iter().zip(targets).zip(ours.into_iter().zip(theirs))
+    {
+        let (ours, theirs) = (ours?, theirs.map_err(|error| error.context(format_args!("partition={target}")))?);
+        let count = |from: i64, to: i64| (to - from).max(0).unsigned_abs();
+        missing.push((
+            count(ours.start, theirs.start.min(ours.end)),
+            count(theirs.end.max(ours.start), ours.end),
+        ));
+        let start = ours.start.max(theirs.start).min(ours.end);
+        let bounds = Bounds { start, end: ours.end.min(theirs.end).max(start), leader_epoch: -1 };
+        wanted.push(Compare { partition, target, bounds });
+    }
+    let compared = compare(source, ahead, target, &wanted, progress).await;
+    let verified = compared.into_iter().zip(missing).map(|(compared, (removed, lacking))| {
+        Ok(Verified { compared: compared?, removed, lacking })
+    });
+    verified.collect()
 }
 
 /// The first offset of a partition that has no record for consumers of committed ones, though it lies within `bounds`.

@@ -43,7 +43,7 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 
 pub use crate::client::TopicPartition;
 pub use cluster::ClusterSource;
-pub use compare::{Compare, Compared, compare};
+pub use compare::{Compare, Compared, Verified, compare, verify};
 pub use costs::{Costs, costs};
 pub use embedded::CopyState;
 pub use follower::{Follower, FollowerOptions, PartitionStatus, Recreated, ReplicateOptions, replicate};

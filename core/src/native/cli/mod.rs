@@ -81,8 +81,10 @@ enum Command {
     Key(keys::Key),
     /// Back topics up into a repository: all at first, what is new after
     Backup(copies::Backup),
-    /// Restore a snapshot at the same offsets: to a local log, or a stopped Kafka broker's log directories
+    /// Restore a snapshot at the same offsets: to a local log, a live cluster, or a stopped Kafka broker's log directories
     Restore(restore::Restore),
+    /// Compare every record of a snapshot with what a cluster has
+    Verify(restore::Verify),
     /// List the snapshots of a repository
     Snapshots(copies::Snapshots),
     /// Check a repository
@@ -169,6 +171,7 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
         Command::Key(command) => command.run(output),
         Command::Backup(command) => command.run(output),
         Command::Restore(command) => command.run(output),
+        Command::Verify(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),
         Command::Check(command) => command.run(output),
         Command::Demo(command) => command.run(output),

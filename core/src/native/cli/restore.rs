@@ -1,5 +1,6 @@
-//! `ottla restore`.
+//! `ottla restore`, `ottla verify`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::backup::{DirectoryOptions, Restored};
 use crate::native::Runtime;
 use crate::native::pipe::{self, Place};
 use crate::native::repository::RepositoryPlace;
-use crate::replication::{ClusterSource, PartitionCopied, Planned, Progress, TransferOptions};
+use crate::replication::{ClusterSource, PartitionCopied, Planned, Progress, TransferOptions, Verified};
 use crate::{Error, ErrorKind, Result};
 
 /// Arguments of `ottla restore`.
@@ -65,10 +66,7 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let (path, name) = match self.repository.rsplit_once('@') {
-            Some((path, name)) => (path, name),
-            None => (self.repository.as_str(), "latest"),
-        };
+        let (path, name) = repository_and_snapshot(&self.repository);
         let selection = self.topics.selection()?;
         let begun = Instant::now();
         let runtime = Runtime::new()?;
@@ -106,12 +104,7 @@ impl Restore {
         let mut options = TransferOptions::default();
         (options.force, options.dry_run) = (self.force, self.dry_run);
         options.replication_factor = self.replication_factor;
-        for rename in &self.rename {
-            let (topic, name) = rename
-                .split_once('=')
-                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("--rename takes TOPIC=NAME given={rename}")))?;
-            options.renamed.insert(topic.to_owned(), name.to_owned());
-        }
+        options.renamed = renamed(&self.rename)?;
         let selection = self.topics.selection()?;
         let target = Connection::open(&self.target, &self.connection)?;
         let cluster = ClusterSource::new(target.plain_client()?);
@@ -146,6 +139,97 @@ impl Restore {
                 )
             },
         )
+    }
+}
+
+/// A repository's place and which snapshot of it.
+fn repository_and_snapshot(text: &str) -> (&str, &str) {
+    text.rsplit_once('@').unwrap_or((text, "latest"))
+}
+
+fn renamed(renames: &[String]) -> Result<BTreeMap<String, String>> {
+    let pair = |rename: &String| {
+        let wrong = || Error::new(ErrorKind::Invalid, format!("--rename takes TOPIC=NAME given={rename}"));
+        rename.split_once('=').map(|(topic, name)| (topic.to_owned(), name.to_owned())).ok_or_else(wrong)
+    };
+    renames.iter().map(pair).collect()
+}
+
+/// Arguments of `ottla verify`.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// REPOSITORY or REPOSITORY@SNAPSHOT; the newest snapshot when none is named
+    #[arg(value_name = "REPOSITORY[@SNAPSHOT]")]
+    repository: String,
+
+    /// kafka://HOST:PORT[,…] or the directory of a log
+    #[arg(value_name = "CLUSTER")]
+    target: String,
+
+    #[command(flatten)]
+    access: AccessArgs,
+
+    #[command(flatten)]
+    topics: TopicsArg,
+
+    /// What a topic is called there; may be repeated
+    #[arg(long, value_name = "TOPIC=NAME")]
+    rename: Vec<String>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+impl Verify {
+    pub(super) fn run(self, output: Output) -> Result<()> {
+        let (path, name) = repository_and_snapshot(&self.repository);
+        let repository = self.access.place(path)?;
+        let (selection, renamed) = (self.topics.selection()?, renamed(&self.rename)?);
+        let target = Connection::open(&self.target, &self.connection)?;
+        let cluster = ClusterSource::new(target.plain_client()?);
+        let bar = progress_bar(output);
+        let progress = |records| bar.inc(records);
+        let verifying = pipe::verify(&repository, name, &cluster, &selection, &renamed, &progress);
+        let (snapshot, verified) = target.block_on(verifying)?;
+        bar.finish_and_clear();
+        for Verified { compared, removed, lacking } in &verified {
+            let line = || {
+                json!({
+                    "topic": &*compared.partition.topic, "partition": compared.partition.partition,
+                    "start": compared.start, "end": compared.end, "same": compared.same,
+                    "differing": compared.differing, "first": compared.first, "removed": removed, "lacking": lacking,
+                })
+            };
+            if output.json {
+                output.result(line, String::new)?;
+                continue;
+            }
+            let first = compared.first.as_ref().map_or(String::new(), |first| format!(", the first: {first}"));
+            if compared.differing > 0 {
+                output.say(format!("{}: {} records differ{first}", compared.partition, compared.differing));
+            }
+            if *lacking > 0 {
+                output.say(format!("{}: the last {lacking} offsets are missing", compared.partition));
+            }
+            if *removed > 0 {
+                output.say(format!("{}: the first {removed} offsets have been removed there", compared.partition));
+            }
+        }
+        let same: u64 = verified.iter().map(|one| one.compared.same).sum();
+        let wrong = verified.iter().filter(|one| !one.is_alike()).count();
+        output.result(
+            || json!({"snapshot": snapshot.id.to_string(), "records": same, "partitions": verified.len(), "wrong": wrong}),
+            || {
+                let partitions = table::plural(verified.len(), "partition");
+                format!("{} records of {partitions} are as in snapshot {}", table::count_u64(same), snapshot.id.short())
+            },
+        )?;
+        target.close()?;
+        if wrong > 0 {
+            let message = format!("the cluster has not what the snapshot has partitions={wrong} of={}", verified.len());
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Ok(())
     }
 }
 
