@@ -28,7 +28,8 @@ demo: ## a record's whole way, on 336,776 real flights; KAFKA=host:port leads wi
 test: test-rust test-python test-cli test-interop test-wasm test-examples ## every test: Rust, Python, command line, interoperability, wasm, examples
 
 test-rust: ## unit and integration tests of the Rust crates
-	@$(phase) "Rust tests" cargo test --locked --workspace $(not-tested)
+	@$(phase) "an S3 server" scripts/s3 || true
+	@$(phase) "Rust tests" scripts/s3 run cargo test --locked --workspace $(not-tested)
 
 test-python: ## the Python package's tests
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
@@ -36,7 +37,8 @@ test-python: ## the Python package's tests
 
 test-cli: ## the program ottla, as a user runs it
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test
-	@$(phase) "command line tests" $(pytest) tests/cli $(TESTS)
+	@$(phase) "an S3 server" scripts/s3 || true
+	@$(phase) "command line tests" scripts/s3 run $(pytest) tests/cli $(TESTS)
 
 test-interop: ## real Kafka clients against Ottla, and against Apache Kafka
 	@$(phase) "build and install ottla into .venv" $(PYTHON) scripts/venv test

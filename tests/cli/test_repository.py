@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -148,4 +147,4 @@ def test_where_no_key_can_be_kept_none_is_made(log: Path, tmp_path: Path, monkey
     refused = run("backup", log, tmp_path / "repository")
     assert refused.code == 2
     assert "passphrase" in refused.err
-    assert not os.path.exists(tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()

@@ -1,5 +1,6 @@
 //! The native platform: what touches the operating system.
 
+pub mod buckets;
 pub mod cli;
 mod embedded;
 pub mod files;

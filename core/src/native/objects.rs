@@ -13,20 +13,22 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 
+use super::buckets::BucketObjects;
 use crate::backup::objects::{Listed, ObjectStore, Put, check_path, not_found};
 use crate::{Error, ErrorKind, Result};
 
-/// The store that `name` stands for: a directory, or its `file://` URL.
+/// The store that `name` stands for: a directory or its `file://` URL, or a bucket, see [`BucketObjects`].
 ///
 /// # Errors
-/// `Unsupported` for another kind of URL.
+/// `Invalid` for what is neither, and if the environment says too little of the bucket.
 pub fn open(name: &str) -> Result<Arc<dyn ObjectStore>> {
-    let path = name.strip_prefix("file://").unwrap_or(name);
-    if path.contains("://") {
-        let message = format!("a repository is a directory; object stores come later given={name}");
-        return Err(Error::new(ErrorKind::Unsupported, message));
+    if let Some(path) = name.strip_prefix("file://") {
+        return Ok(Arc::new(FileObjects::new(path)));
     }
-    Ok(Arc::new(FileObjects::new(path)))
+    match name.contains("://") {
+        true => Ok(Arc::new(BucketObjects::open(name)?)),
+        false => Ok(Arc::new(FileObjects::new(name))),
+    }
 }
 
 /// Where objects are while they are written; the part of a path cannot begin with a dot, so none is mistaken for one.

@@ -1,6 +1,6 @@
 //! The pipe between places that people name: what the command line and the bindings both do.
 //!
-//! A *source* is a cluster or the log of an embedded broker, a *target* the directory of a log, a *repository* a directory.
+//! A *source* is a cluster or the log of an embedded broker, a *target* the directory of a log, a *repository* a directory or a bucket.
 //! These functions open what is named, in an order in which a wrong name leaves nothing behind, and call
 //! [`crate::replication`] and [`crate::backup`]. Their futures run on the threads of a [`Runtime`].
 

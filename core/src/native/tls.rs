@@ -91,6 +91,17 @@ impl TlsOptions {
     }
 }
 
+/// What the TLS library needs for a connection to who is vouched for by an authority that the system trusts.
+///
+/// # Errors
+/// `InvalidInput` if the system trusts none.
+pub(super) fn of_system() -> io::Result<Rustls> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder =
+        Rustls::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)?;
+    Ok(builder.with_root_certificates(system_roots()?).with_no_client_auth())
+}
+
 fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
