@@ -57,6 +57,12 @@ impl ManualClock {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// Sets the wall clock, as an administrator does; nobody wakes for that.
+    pub fn set(&self, now: Timestamp) {
+        let mut state = self.lock();
+        state.start = now - state.elapsed.as_millis() as i64;
+    }
+
     /// When the next sleeper wants to be woken, counted from the clock's start.
     pub fn next_wake(&self) -> Option<Duration> {
         self.lock().sleepers.iter().map(|(at, _)| *at).min()

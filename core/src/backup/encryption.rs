@@ -14,7 +14,7 @@ use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 use zeroize::Zeroizing;
 
 use super::manifest::{Digest, GenerationSecrets};
-use super::repository::{MANIFESTS, OBJECTS, PENDING, SNAPSHOTS};
+use super::repository::{MANIFESTS, MARKS, OBJECTS, PENDING, SNAPSHOTS};
 
 /// How much longer than its plaintext a sealed thing is, in bytes: form, generation, token, tag.
 pub(super) const OVERHEAD: usize = HEADER + TAG;
@@ -30,6 +30,7 @@ pub(super) enum Shelf {
     Manifests,
     Snapshots,
     Pending,
+    Marks,
 }
 
 impl Shelf {
@@ -40,6 +41,7 @@ impl Shelf {
             Self::Manifests => MANIFESTS,
             Self::Snapshots => SNAPSHOTS,
             Self::Pending => PENDING,
+            Self::Marks => MARKS,
         }
         .trim_end_matches('/')
     }

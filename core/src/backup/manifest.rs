@@ -191,6 +191,8 @@ pub enum Kind {
     Cluster,
     /// Objects that a backup has put and no snapshot names yet.
     Pending,
+    /// Names of what is to be pruned.
+    Mark,
     /// What a key file says openly.
     Key,
     /// What a key file wraps.
@@ -209,6 +211,7 @@ impl fmt::Display for Kind {
             Self::Groups => "groups",
             Self::Cluster => "cluster",
             Self::Pending => "pending",
+            Self::Mark => "mark",
             Self::Key => "key",
             Self::Secrets => "secrets",
         })
@@ -556,6 +559,9 @@ pub struct SnapshotManifest {
     pub costs: Costs,
     /// What a person should know: a topic that was recreated, offsets the source no longer had.
     pub notes: Vec<Note>,
+    /// What it was called in the repository that it was made in, if it was copied from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Digest>,
 }
 
 manifest!(SnapshotManifest, Snapshot);
@@ -816,8 +822,10 @@ manifest!(PageManifest, Page);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// As it is: the stored bytes are a valid segment of a Kafka log.
+    /// As it is: a valid segment of a Kafka log.
     Plain,
+    /// Compressed as a whole, as one Zstandard frame.
+    Zstd,
 }
 
 /// An object: consecutive whole record batches of one partition, untouched.
@@ -867,6 +875,7 @@ impl Object {
         claim!(self.stored_bytes <= MAX_OBJECT_BYTES, "object is too large start={start} bytes={}", self.stored_bytes);
         let sealed = self.bytes.saturating_add(super::encryption::OVERHEAD as u64);
         match self.encoding {
+            Encoding::Zstd => {}
             Encoding::Plain => {
                 claim!(
                     self.stored_bytes == self.bytes || self.stored_bytes == sealed,
@@ -1100,6 +1109,38 @@ impl PendingManifest {
             }
         }
         Ok(())
+    }
+}
+
+/// Names of objects and manifests that a prune found that nothing needs, and may remove later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkManifest {
+    /// The format's version.
+    pub format: u32,
+    /// `mark`.
+    pub kind: Kind,
+    /// When it was put.
+    pub time: Timestamp,
+    /// Before this nothing is removed.
+    pub not_before: Timestamp,
+    /// Objects, sorted.
+    pub objects: Vec<Digest>,
+    /// Manifests, sorted.
+    pub manifests: Vec<Digest>,
+}
+
+manifest!(MarkManifest, Mark);
+
+impl MarkManifest {
+    fn check_content(&self) -> Result<(), String> {
+        claim!(self.not_before >= self.time, "a mark is due before it was made");
+        ascending("objects", &self.objects, |name| name)?;
+        ascending("manifests", &self.manifests, |name| name)
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = Digest> {
+        self.objects.iter().chain(&self.manifests).copied()
     }
 }
 

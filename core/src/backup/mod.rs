@@ -8,15 +8,18 @@
 mod check;
 mod contents;
 mod encryption;
+mod forget;
 mod keys;
 mod kraft;
 mod log_directory;
 pub mod manifest;
 pub mod objects;
+mod prune;
 mod recording;
 pub mod repository;
 mod restore;
 mod transactions;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +46,14 @@ use repository::Place;
 
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use contents::SnapshotSource;
+pub use forget::{Fate, KeepRules, forget};
 pub use keys::{AgeIdentity, AgeRecipient, KeyFile, Lock, Secret};
 pub use log_directory::{DirectoryOptions, restore_directories};
 pub use objects::{MemoryObjects, ObjectStore};
-pub use repository::{Repository, RepositoryError, Snapshot, SnapshotId};
+pub use prune::{PruneOptions, Pruned, prune};
+pub use repository::{Compression, Repository, RepositoryError, Snapshot, SnapshotId};
 pub use restore::{RestoreOptions, Restored, restore};
+pub use transfer::{Transferred, transfer};
 
 /// The size at which an object is sealed, unless it is told otherwise.
 pub(super) const OBJECT_BYTES: usize = 16 << 20;
@@ -70,6 +76,8 @@ pub struct BackupOptions {
     pub keep_history: bool,
     /// At how many bytes an object is sealed. Default 16 MiB.
     pub object_bytes: usize,
+    /// How objects are stored. Default: as they are.
+    pub compression: Compression,
     /// How to copy.
     pub copy: CopyOptions,
 }
@@ -82,6 +90,7 @@ impl Default for BackupOptions {
             full: false,
             keep_history: false,
             object_bytes: OBJECT_BYTES,
+            compression: Compression::None,
             copy: CopyOptions::default(),
         }
     }
@@ -127,6 +136,8 @@ pub async fn backup(
     let ends = source.bounds(&names, Until::HighWatermark).await?;
     let ends = ends.into_iter().map(|bounds| Ok(bounds?.end)).collect::<Result<Vec<i64>>>()?;
 
+    // Before anything that is shared is looked up.
+    let marks = repository.marks().await?;
     let mut notes = Vec::new();
     let known = if options.full {
         Known::default()
@@ -137,6 +148,7 @@ pub async fn backup(
         cluster_id: identity.cluster_id.clone(),
         now: time,
         object_bytes: options.object_bytes,
+        compression: options.compression,
         keeps_history: options.keep_history,
     };
     let mut recording = Recording::new(repository, recording_options, &topics, |partition| {
@@ -251,8 +263,9 @@ pub async fn backup(
             shared_bytes: totals.bytes.saturating_sub(new.bytes),
         },
         notes,
+        original: None,
     };
-    let snapshot = repository.commit(manifest).await?;
+    let snapshot = repository.commit(manifest, &marks, clock.now()).await?;
     clean_up(repository, &recording, pending).await;
     Ok(Backup { snapshot, partitions })
 }

@@ -12,7 +12,7 @@ use super::manifest::{
     Encoding, EpochStart, FORMAT, Kind, Object, PAGE_OBJECTS, PageManifest, PageReference, PartitionManifest,
     PartitionReference, PendingManifest, PendingObject, Totals,
 };
-use super::repository::Repository;
+use super::repository::{Compression, Repository};
 use super::transactions::Transaction;
 use crate::record::Batch;
 use crate::replication::{Bounds, EpochEnd, Hole, LastBatch, Run, Sink, SinkEnd, Topic, TopicPartition};
@@ -40,6 +40,7 @@ pub(super) struct RecordingOptions {
     pub(super) now: Timestamp,
     /// At how many bytes an object is sealed.
     pub(super) object_bytes: usize,
+    pub(super) compression: Compression,
     /// Whether objects below the source's log start stay in the snapshot.
     pub(super) keeps_history: bool,
 }
@@ -338,8 +339,8 @@ impl<'a> Recording<'a> {
     /// Puts what waits for `partition` as an object.
     async fn seal(&self, recorded: &mut Recorded, partition: &TopicPartition) -> Result<()> {
         let Some((parts, object)) = std::mem::take(&mut recorded.open).seal() else { return Ok(()) };
-        let (name, stored_bytes) = self.repository.put_object(parts).await?;
-        let object = Object { name, stored_bytes, ..object };
+        let put = self.repository.put_object(parts, self.options.compression).await?;
+        let object = Object { name: put.name, stored_bytes: put.bytes, encoding: put.encoding, ..object };
         let pending = PendingObject {
             cluster_id: self.options.cluster_id.clone(),
             topic: partition.topic.to_string(),

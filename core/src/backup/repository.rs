@@ -5,6 +5,7 @@
 //! objects/9f/9f1c…                 record batches of a partition; the name is the hash of the bytes
 //! manifests/03/03aa…               topics, topic, partition, page and groups manifests; likewise
 //! snapshots/001764142500000-5be1…  snapshot manifests; time in milliseconds, then the hash
+//! marks/4f1b…                      what a prune may remove later
 //! pending/77d0…                    what backups have put and no snapshot names yet
 //! keys/c29a…                       key files, if it is encrypted
 //! ```
@@ -14,6 +15,7 @@
 //! next backup, or because putting the same bytes again finds the same name present.
 
 use std::fmt;
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,11 +26,12 @@ use uuid::Uuid;
 use super::encryption::{Seal, SealError, Shelf};
 use super::keys::{Lock, OpenKeys, Secret, put_first_key, unlock};
 use super::manifest::{
-    Digest, ENCRYPTED, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, Object, PLAIN, PageManifest,
-    PageReference, PartitionManifest, PartitionReference, PendingManifest, Reference, RepositoryManifest,
-    SnapshotManifest, TopicManifest, TopicReference, clipped,
+    Digest, ENCRYPTED, Encoding, FORMAT, Kind, MAX_MANIFEST_BYTES, Manifest, ManifestError, MarkManifest, Object,
+    PLAIN, PageManifest, PageReference, PartitionManifest, PartitionReference, PendingManifest, Reference,
+    RepositoryManifest, SnapshotManifest, TopicManifest, TopicReference, clipped,
 };
 use super::objects::{ObjectStore, Put};
+use super::prune::check_marks;
 use crate::replication::TopicPartition;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
@@ -38,7 +41,11 @@ pub(super) const OBJECTS: &str = "objects/";
 pub(super) const MANIFESTS: &str = "manifests/";
 pub(super) const SNAPSHOTS: &str = "snapshots/";
 pub(super) const PENDING: &str = "pending/";
+pub(super) const MARKS: &str = "marks/";
 pub(super) const KEYS: &str = "keys/";
+
+/// The level of Zstandard: what its program takes unless it is told otherwise.
+const ZSTD_LEVEL: i32 = 3;
 
 /// How much more than a manifest a file called `ottla-repository` is read for; it is a few hundred bytes.
 const MAX_REPOSITORY_BYTES: u64 = 64 << 10;
@@ -96,6 +103,16 @@ pub enum RepositoryError {
         /// Where.
         repository: String,
     },
+    /// A prune is about to remove what a snapshot that was to be committed needs, or has.
+    #[error(
+        "a prune is removing what this needs, run it again after `ottla prune` repository={repository} name={name}"
+    )]
+    Pruned {
+        /// Where.
+        repository: String,
+        /// An object or manifest.
+        name: Digest,
+    },
     /// No snapshot has the name that was asked for.
     #[error("no such snapshot repository={repository} snapshot={snapshot}")]
     NoSnapshot {
@@ -149,6 +166,7 @@ impl RepositoryError {
             Self::RepositoryExists { .. } => ErrorKind::AlreadyExists,
             Self::NotEmpty { .. } | Self::AmbiguousSnapshot { .. } | Self::NotEncrypted { .. } => ErrorKind::Invalid,
             Self::Encrypted { .. } | Self::WrongKey { .. } | Self::WriteOnly { .. } => ErrorKind::Denied,
+            Self::Pruned { .. } => ErrorKind::Retriable,
             Self::Manifest { source: ManifestError::Format { .. }, .. } => ErrorKind::Unsupported,
             Self::Damaged { .. } | Self::Manifest { .. } => ErrorKind::Corrupt,
         }
@@ -220,7 +238,7 @@ pub struct SnapshotId {
 }
 
 impl SnapshotId {
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         format!("{SNAPSHOTS}{:015}-{}", self.time, self.name)
     }
 
@@ -249,6 +267,59 @@ pub struct Snapshot {
     pub id: SnapshotId,
     /// What it says.
     pub manifest: SnapshotManifest,
+}
+
+/// How bodies of objects are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// As they are: valid segments of a Kafka log.
+    #[default]
+    None,
+    /// Compressed as a whole, where that makes them smaller. Reading them gives the same bytes.
+    Zstd,
+}
+
+impl From<Encoding> for Compression {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Plain => Self::None,
+            Encoding::Zstd => Self::Zstd,
+        }
+    }
+}
+
+/// An object that was put.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PutObject {
+    pub(super) name: Digest,
+    pub(super) bytes: u64,
+    pub(super) encoding: Encoding,
+}
+
+fn compress(parts: Vec<Bytes>, compression: Compression) -> Result<(Vec<Bytes>, Encoding)> {
+    if compression == Compression::None {
+        return Ok((parts, Encoding::Plain));
+    }
+    let failed = |error| Error::new(ErrorKind::Internal, "zstd cannot compress").with_source(error);
+    let size: usize = parts.iter().map(Bytes::len).sum();
+    let write = || -> io::Result<Vec<u8>> {
+        let mut encoder = zstd::stream::Encoder::new(Vec::with_capacity(size / 2), ZSTD_LEVEL)?;
+        encoder.set_pledged_src_size(Some(size as u64))?;
+        parts.iter().try_for_each(|part| encoder.write_all(part))?;
+        encoder.finish()
+    };
+    let compressed = write().map_err(failed)?;
+    match compressed.len() < size {
+        true => Ok((vec![Bytes::from(compressed)], Encoding::Zstd)),
+        false => Ok((parts, Encoding::Plain)),
+    }
+}
+
+/// What was compressed, and one byte more at most than `size`: memory is taken as bytes come out, not as a number says.
+fn decompress(bytes: &[u8], size: u64) -> io::Result<Bytes> {
+    let mut body = Vec::with_capacity((size as usize).min(bytes.len().saturating_mul(8)));
+    zstd::stream::Decoder::with_buffer(bytes)?.single_frame().take(size + 1).read_to_end(&mut body)?;
+    Ok(Bytes::from(body))
 }
 
 /// A repository that is open. Clones share it.
@@ -521,24 +592,33 @@ impl Repository {
         }
     }
 
-    /// Commits a snapshot: one put, after which it is there. Everything it names must be.
-    pub(super) async fn commit(&self, manifest: SnapshotManifest) -> Result<Snapshot> {
+    /// Commits a snapshot: one put, after which it is there. Everything it names must be, and must not be about to be pruned:
+    /// `marks` are those that were there when the backup began, `now` is the time.
+    pub(super) async fn commit(
+        &self,
+        manifest: SnapshotManifest,
+        marks: &[(String, MarkManifest)],
+        now: Timestamp,
+    ) -> Result<Snapshot> {
         let sealed = self.seal.seal(Shelf::Snapshots, vec![Bytes::from(manifest.encode())]);
         let id = SnapshotId { time: manifest.time, name: sealed.name };
+        let snapshot = Snapshot { id, manifest };
+        check_marks(self, &snapshot, marks, now).await?;
         let path = id.path();
         match self.store.put_if_absent(&path, sealed.parts.clone()).await {
             // It may have been put and the answer lost; then it is found present.
             Err(error) if error.is_retriable() => self.store.put_if_absent(&path, sealed.parts).await?,
             put => put?,
         };
-        Ok(Snapshot { id, manifest })
+        Ok(snapshot)
     }
 
-    /// Puts the body of an object; its name, and how many bytes are stored. Finding it present is as good.
-    pub(super) async fn put_object(&self, parts: Vec<Bytes>) -> Result<(Digest, u64)> {
+    /// Puts the body of an object. Finding it present is as good.
+    pub(super) async fn put_object(&self, parts: Vec<Bytes>, compression: Compression) -> Result<PutObject> {
+        let (parts, encoding) = compress(parts, compression)?;
         let sealed = self.seal.seal(Shelf::Objects, parts);
         self.store.put_if_absent(&object_path(&sealed.name), sealed.parts).await?;
-        Ok((sealed.name, sealed.bytes))
+        Ok(PutObject { name: sealed.name, bytes: sealed.bytes, encoding })
     }
 
     /// Puts a manifest that is not a snapshot, unless it is the one that is `known` to be there.
@@ -572,6 +652,10 @@ impl Repository {
             return Err(damaged(format!("size differs expected={}", object.stored_bytes)).into());
         }
         let body = self.open_sealed(Shelf::Objects, &path, bytes, object.name, place)?;
+        let body = match object.encoding {
+            Encoding::Plain => body,
+            Encoding::Zstd => decompress(&body, object.bytes).map_err(|error| damaged(error.to_string()))?,
+        };
         if body.len() as u64 != object.bytes {
             return Err(damaged(format!("size of its body differs expected={}", object.bytes)).into());
         }
@@ -670,6 +754,33 @@ impl Repository {
             }
         }
         Ok(pages)
+    }
+
+    /// Puts a mark.
+    pub(super) async fn put_mark(&self, mark: &MarkManifest) -> Result<()> {
+        let sealed = self.seal.seal(Shelf::Marks, vec![Bytes::from(mark.encode())]);
+        self.store.put_if_absent(&format!("{MARKS}{}", sealed.name), sealed.parts).await?;
+        Ok(())
+    }
+
+    /// The marks that are there, with their paths. One that is damaged is left out: what it names stays.
+    pub(super) async fn marks(&self) -> Result<Vec<(String, MarkManifest)>> {
+        let mut paths: Vec<String> = self.store.list(MARKS).map_ok(|object| object.path).try_collect().await?;
+        paths.sort_unstable();
+        let mut marks = Vec::new();
+        for path in paths {
+            let Some(name) = path.strip_prefix(MARKS).and_then(Digest::from_hex) else { continue };
+            let bytes = match self.store.get(&path, 0..MAX_MANIFEST_BYTES).await {
+                // Another prune is done with it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            match self.verified(Shelf::Marks, &path, bytes, name, &Place::default()) {
+                Ok(mark) => marks.push((path, mark)),
+                Err(error) => log::warn!("leaving a mark out: {error}"),
+            }
+        }
+        Ok(marks)
     }
 
     async fn fetch(&self, path: &str, range: Range<u64>, place: &Place) -> Result<Bytes> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::manifest::*;
 use super::objects::{Fault, MemoryObjects, ObjectStore, conformance};
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::replication::tests::{MemoryCluster, MemoryLogs};
 use crate::replication::{Acl, ClusterSettings, CommittedOffset, Hole, Quota, ScramUser};
 use crate::{Error, ErrorKind};
@@ -772,6 +772,9 @@ fn manifests() -> Vec<(Kind, Vec<u8>)> {
         ..KeyManifest::new(1_700_000_000_000, "alice", KeyAccess::Write)
     };
     found.push((Kind::Key, key.encode()));
+    let (objects, manifests) = (vec![Digest([1; 32]), Digest([2; 32])], vec![Digest([3; 32])]);
+    let mark = MarkManifest { format: FORMAT, kind: Kind::Mark, time: 5, not_before: 6, objects, manifests };
+    found.push((Kind::Mark, mark.encode()));
     let generation = GenerationSecrets {
         created: 0,
         write_key: SecretBytes(zeroize::Zeroizing::new([1; 32])),
@@ -794,6 +797,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
         Kind::Groups => GroupsManifest::decode(bytes)?.encode(),
         Kind::Cluster => ClusterManifest::decode(bytes)?.encode(),
         Kind::Pending => PendingManifest::decode(bytes)?.encode(),
+        Kind::Mark => MarkManifest::decode(bytes)?.encode(),
         Kind::Key => KeyManifest::decode(bytes)?.encode(),
         Kind::Secrets => SecretsManifest::decode(bytes)?.encode(),
     })
@@ -803,7 +807,7 @@ fn decode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, ManifestError> {
 fn manifests_of_each_kind_are_read_as_written() {
     let manifests = manifests();
     let kinds: BTreeSet<String> = manifests.iter().map(|(kind, _)| kind.to_string()).collect();
-    assert_eq!(kinds.len(), 11);
+    assert_eq!(kinds.len(), 12);
     for (kind, bytes) in &manifests {
         assert_eq!(decode(*kind, bytes).as_ref(), Ok(bytes), "{kind}");
         for (other, _) in manifests.iter().filter(|(other, _)| other != kind) {
@@ -1151,4 +1155,344 @@ fn a_key_file_that_asks_for_too_much_is_refused() {
         let refused = KeyManifest::decode(&rmp_serde::to_vec_named(&key).unwrap());
         assert!(matches!(refused, Err(ManifestError::Content { .. })), "{key:?}");
     }
+}
+
+const HOUR: i64 = 3_600_000;
+
+fn snapshots_at(times: &[i64]) -> Vec<Snapshot> {
+    let bench = Bench::new(false);
+    let cluster = MemoryCluster::with_orders();
+    times.iter().for_each(|time| {
+        bench.clock.set(*time);
+        bench.backup_with(&cluster, &bench.options()).unwrap();
+    });
+    block_on(bench.repository().unwrap().snapshots()).unwrap()
+}
+
+#[test]
+fn rules_keep_the_newest_of_each_period() {
+    // Every six hours from 2023-11-14 22:13:20, for forty days.
+    let times: Vec<i64> = (0..160).map(|n| 1_700_000_000_000 + n * 6 * HOUR).collect();
+    let snapshots = snapshots_at(&times);
+    let kept = |rules: KeepRules| -> Vec<usize> {
+        let fates = rules.plan(&snapshots).unwrap();
+        fates.iter().enumerate().filter(|(_, fate)| fate.is_kept()).map(|(index, _)| index).collect()
+    };
+    let none = KeepRules::default();
+    assert_eq!(none.plan(&snapshots).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(kept(KeepRules { last: 3, ..none }), [157, 158, 159]);
+    assert_eq!(kept(KeepRules { last: 1_000, ..none }).len(), 160);
+    assert_eq!(kept(KeepRules { hourly: 3, ..none }), [157, 158, 159]);
+    // The last is of 2023-12-24, 16:13; the day's newest of those before are of 22:13.
+    assert_eq!(kept(KeepRules { daily: 3, ..none }), [152, 156, 159]);
+    // Sundays, 22:13.
+    assert_eq!(kept(KeepRules { weekly: 3, ..none }), [104, 132, 159]);
+    assert_eq!(kept(KeepRules { monthly: 5, ..none }), [64, 159]);
+    assert_eq!(kept(KeepRules { yearly: 5, ..none }), [159]);
+    assert_eq!(kept(KeepRules { within_ms: 12 * HOUR, ..none }), [157, 158, 159]);
+    let both = KeepRules { last: 1, daily: 2, ..none }.plan(&snapshots).unwrap();
+    assert_eq!(both[159].kept_by, ["last", "daily"]);
+    assert_eq!(both[156].kept_by, ["daily"]);
+}
+
+#[test]
+fn each_source_and_choice_keeps_its_own() {
+    let bench = Bench::new(false);
+    let cluster = MemoryCluster::with_orders();
+    bench.backup(&cluster).unwrap();
+    bench.clock.advance(Duration::from_millis(HOUR as u64));
+    let one = BackupOptions { topics: "orders".parse().unwrap(), ..bench.options() };
+    bench.backup_with(&cluster, &one).unwrap();
+    let snapshots = block_on(bench.repository().unwrap().snapshots()).unwrap();
+    let fates = KeepRules { last: 1, ..KeepRules::default() }.plan(&snapshots).unwrap();
+    assert!(fates.iter().all(Fate::is_kept));
+}
+
+/// Two snapshots, of which the older one, that has a topic alone, is forgotten.
+fn forgotten(is_encrypted: bool) -> (Bench, MemoryCluster, MemoryLogs) {
+    let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::with_orders());
+    cluster.lock().add_topic("payments", 9, 1);
+    cluster.lock().log("payments", 0).append(0, 50, 500);
+    bench.backup(&cluster).unwrap();
+    cluster.lock().topics.remove("payments");
+    cluster.lock().log("orders", 0).append(2, 5, 10);
+    bench.backup(&cluster).unwrap();
+    let whole = MemoryLogs::default();
+    bench.restore("latest", &whole).unwrap();
+    let repository = bench.repository().unwrap();
+    let first = block_on(repository.snapshot_ids()).unwrap()[0];
+    block_on(forget(&repository, &[first])).unwrap();
+    (bench, cluster, whole)
+}
+
+fn prune_at(bench: &Bench, now: i64) -> Result<Pruned> {
+    block_on(prune(&bench.repository()?, &PruneOptions::default(), now))
+}
+
+#[test]
+fn what_nothing_needs_is_marked_first_and_removed_after_a_day() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster, whole) = forgotten(is_encrypted);
+        let before = bench.paths();
+        let start = bench.clock.now();
+        let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+        let dry = block_on(prune(&bench.repository().unwrap(), &dry, start)).unwrap();
+        assert_eq!(bench.paths(), before);
+        let marked = prune_at(&bench, start).unwrap();
+        assert_eq!((dry.marked, dry.marked_bytes), (marked.marked, marked.marked_bytes));
+        assert!(marked.marked > 3 && marked.removed == 0 && marked.due == Some(start + 24 * HOUR), "{marked:?}");
+        assert_eq!(bench.paths().difference(&before).count(), 1, "a mark");
+        let report = bench.check(true).unwrap();
+        assert_eq!((report.unreferenced, report.unreferenced_bytes), (marked.marked, marked.marked_bytes));
+        // Too early.
+        let again = prune_at(&bench, start + 23 * HOUR).unwrap();
+        assert_eq!((again.removed, again.marked), (0, marked.marked));
+        let removed = prune_at(&bench, start + 25 * HOUR).unwrap();
+        assert_eq!((removed.removed, removed.removed_bytes, removed.marked), (marked.marked, marked.marked_bytes, 0));
+        assert_eq!((removed.kept, removed.kept_bytes), (marked.kept, marked.kept_bytes));
+        assert_eq!(before.len() as u64 - removed.removed, bench.paths().len() as u64);
+        let report = bench.check(true).unwrap();
+        assert!(report.is_sound() && report.unreferenced == 0, "{report:?}");
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), whole.logs("orders"));
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
+}
+
+#[test]
+fn what_is_needed_again_is_not_removed() {
+    let (bench, cluster, _) = forgotten(false);
+    let start = bench.clock.now();
+    assert!(prune_at(&bench, start).unwrap().marked > 0);
+    // The topic is back as it was: the same bytes are put under the same names, which are marked.
+    cluster.lock().add_topic("payments", 9, 1);
+    cluster.lock().log("payments", 0).append(0, 50, 500);
+    bench.backup(&cluster).unwrap();
+    let removed = prune_at(&bench, start + 25 * HOUR).unwrap();
+    assert!(bench.check(true).unwrap().is_sound(), "{removed:?}");
+    let logs = MemoryLogs::default();
+    bench.restore("latest", &logs).unwrap();
+    assert_eq!(logs.logs("payments"), cluster.logs("payments"));
+}
+
+#[test]
+fn a_backup_does_not_commit_what_is_about_to_be_removed() {
+    let (bench, cluster, _) = forgotten(false);
+    let start = bench.clock.now();
+    prune_at(&bench, start).unwrap();
+    cluster.lock().add_topic("payments", 9, 1);
+    cluster.lock().log("payments", 0).append(0, 50, 500);
+    bench.clock.set(start + 30 * HOUR);
+    let error = bench.backup(&cluster).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retriable);
+    assert!(error.to_string().contains("ottla prune"), "{error}");
+    prune_at(&bench, start + 31 * HOUR).unwrap();
+    bench.backup(&cluster).unwrap();
+    assert!(bench.check(true).unwrap().is_sound());
+    // What shares nothing of it is not held up.
+    let (bench, cluster, _) = forgotten(false);
+    prune_at(&bench, start).unwrap();
+    bench.clock.set(start + 30 * HOUR);
+    bench.backup(&cluster).unwrap();
+}
+
+#[test]
+fn a_prune_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
+    let run = |fault: Option<(u64, Fault)>| {
+        let (bench, cluster, _) = forgotten(true);
+        let start = bench.clock.now();
+        let begin = bench.objects.calls();
+        if let Some((at, fault)) = fault {
+            bench.objects.fail_at(begin + at, fault);
+        }
+        let (mut now, mut done) = (start, false);
+        for _ in 0..6 {
+            match prune_at(&bench, now) {
+                Ok(pruned) => done = pruned.marked == 0,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+                    bench.objects.heal();
+                    continue;
+                }
+            }
+            if done {
+                break;
+            }
+            now += 25 * HOUR;
+        }
+        assert!(done);
+        let calls = bench.objects.calls() - begin;
+        bench.objects.heal();
+        let report = bench.check(true).unwrap();
+        assert!(report.is_sound() && report.unreferenced == 0, "{fault:?} {report:?}");
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        calls
+    };
+    let calls = run(None);
+    assert!(calls > 20);
+    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+        for at in 0..calls {
+            run(Some((at, fault)));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_removed_while_a_manifest_cannot_be_read() {
+    let (bench, _, _) = forgotten(false);
+    let path = bench.paths().into_iter().find(|path| path.starts_with("snapshots/")).unwrap();
+    let bytes = bench.objects.contents()[&path].clone();
+    let mut damaged = bytes.to_vec();
+    damaged[20] ^= 1;
+    bench.objects.overwrite(&path, Bytes::from(damaged));
+    let before = bench.paths();
+    let now = bench.clock.now();
+    let at_once = PruneOptions { grace_ms: 0, ..PruneOptions::default() };
+    let error = block_on(prune(&bench.repository().unwrap(), &at_once, now)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(bench.paths(), before);
+    bench.objects.overwrite(&path, bytes);
+    let pruned = block_on(prune(&bench.repository().unwrap(), &at_once, now)).unwrap();
+    assert!(pruned.removed > 0 && pruned.marked == 0, "{pruned:?}");
+    assert!(bench.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn what_an_interrupted_backup_has_put_is_kept_for_a_week() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    for _ in 0..40 {
+        cluster.lock().log("orders", 0).append(2, 10, 10_000);
+    }
+    cluster.lock().spoil = Some(|_, bytes| match bytes.first_chunk().map(|offset| i64::from_be_bytes(*offset)) {
+        Some(offset) if offset > 60 => Bytes::from(vec![0; 100]),
+        _ => bytes,
+    });
+    bench.backup(&cluster).unwrap_err();
+    let now = bench.clock.now();
+    let kept = prune_at(&bench, now + HOUR).unwrap();
+    assert_eq!((kept.marked, kept.pending), (0, 0), "{kept:?}");
+    let given_up = prune_at(&bench, now + 8 * 24 * HOUR).unwrap();
+    assert_eq!((given_up.marked > 0, given_up.pending), (true, 1), "{given_up:?}");
+}
+
+#[test]
+fn copied_snapshots_are_the_same_under_other_keys_and_shared_as_before() {
+    for (from, to) in [(false, true), (true, false), (true, true)] {
+        let (bench, cluster) = (Bench::new(from), MemoryCluster::with_orders());
+        commit(&cluster, "billing", 0, 7);
+        bench.backup(&cluster).unwrap();
+        cluster.lock().log("orders", 1).append(2, 6, 10);
+        bench.backup(&cluster).unwrap();
+        let other = Bench::new(to);
+        let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
+        let copy = || {
+            let snapshots = block_on(source.snapshots()).unwrap();
+            block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap()
+        };
+        let first = copy();
+        assert_eq!((first.snapshots.len(), first.present.len()), (2, 0));
+        assert_eq!(first.objects as usize, bench.bodies().len());
+        assert!(other.check(true).unwrap().is_sound());
+        let bodies = |bench: &Bench| bench.bodies().into_iter().map(|(_, _, body)| body).collect::<BTreeSet<_>>();
+        assert_eq!(bodies(&bench), bodies(&other));
+        let logs = MemoryLogs::default();
+        other.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        let there = block_on(target.snapshots()).unwrap();
+        assert_eq!(there[1].manifest.parent, Some(there[0].id.name));
+        let (was, is) = (block_on(source.snapshots()).unwrap()[1].clone(), &there[1]);
+        assert_eq!((is.manifest.time, is.manifest.original), (was.manifest.time, Some(was.id.name)));
+        assert_eq!(is.manifest.totals.records, was.manifest.totals.records);
+
+        // Again: nothing. One more: what is new.
+        let again = copy();
+        assert_eq!((again.snapshots.len(), again.present.len(), again.objects), (0, 2, 0));
+        cluster.lock().log("orders", 1).append(2, 6, 10);
+        bench.backup(&cluster).unwrap();
+        let more = copy();
+        assert_eq!((more.snapshots.len(), more.present.len(), more.objects), (1, 2, 1));
+        assert!(other.check(true).unwrap().is_sound());
+        // A backup to the copy goes on from there.
+        other.clock.set(bench.clock.now());
+        cluster.lock().log("orders", 0).append(2, 3, 10);
+        assert_eq!(other.backup(&cluster).unwrap().snapshot.manifest.costs.new_records, 3);
+    }
+}
+
+#[test]
+fn a_damaged_object_is_not_copied() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    bench.backup(&cluster).unwrap();
+    let (path, stored, _) = bench.bodies().remove(0);
+    let mut damaged = stored.to_vec();
+    damaged[100] ^= 4;
+    bench.objects.overwrite(&path, Bytes::from(damaged));
+    let other = Bench::new(false);
+    let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
+    let snapshots = block_on(source.snapshots()).unwrap();
+    let error = block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("partition=orders-"), "{error}");
+    assert_eq!(block_on(target.snapshot_ids()).unwrap(), []);
+    bench.objects.overwrite(&path, stored);
+    block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap();
+    assert!(other.check(true).unwrap().is_sound());
+}
+
+#[test]
+fn compressed_objects_give_the_same_bytes() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench { object_bytes: 20_000, ..Bench::new(is_encrypted) }, MemoryCluster::new());
+        cluster.lock().add_topic("orders", 7, 1);
+        for _ in 0..40 {
+            cluster.lock().log("orders", 0).append(0, 10, 3_000);
+        }
+        bench.clock.advance(Duration::from_millis(1));
+        let options = BackupOptions { compression: Compression::Zstd, ..bench.options() };
+        let totals = bench.backup_with(&cluster, &options).unwrap().snapshot.manifest.totals;
+        assert!(totals.stored_bytes < totals.bytes / 2, "{totals:?}");
+        assert!(bench.check(true).unwrap().is_sound());
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+        // Objects that were put otherwise are shared all the same.
+        cluster.lock().log("orders", 0).append(0, 1, 1);
+        let manifest = bench.backup(&cluster).unwrap().snapshot.manifest;
+        assert_eq!(manifest.costs.new_records, 1);
+        let other = Bench::new(!is_encrypted);
+        let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
+        block_on(transfer(&source, &target, &block_on(source.snapshots()).unwrap(), 5, &|_| {})).unwrap();
+        assert!(other.check(true).unwrap().is_sound());
+        let copied = block_on(target.find_snapshot("latest")).unwrap().manifest.totals;
+        assert!(copied.stored_bytes < copied.bytes / 2, "{copied:?}");
+    }
+}
+
+#[test]
+fn a_compressed_body_that_is_longer_than_it_says_takes_no_more_memory() {
+    let bench = Bench::new(false);
+    let repository = bench.repository().unwrap();
+    let put = block_on(repository.put_object(vec![Bytes::from(vec![7; 50_000_000])], Compression::Zstd)).unwrap();
+    assert!(put.bytes < 10_000);
+    let object = Object {
+        name: put.name,
+        encoding: Encoding::Zstd,
+        stored_bytes: put.bytes,
+        bytes: 1_000,
+        start: 0,
+        end: 1,
+        batches: 1,
+        records: 1,
+        min_timestamp: 0,
+        max_timestamp: 0,
+        epochs: vec![EpochStart { epoch: 0, start: 0 }],
+        last: LastBatch { base_offset: 0, leader_epoch: 0, crc: 0 },
+    };
+    let error = block_on(repository.get_object(&object, &Place::default())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("expected=1000"), "{error}");
 }

@@ -117,23 +117,19 @@ pub async fn verify(
     let theirs = target.bounds(&targets, Until::HighWatermark).await?;
     let mut wanted = Vec::with_capacity(partitions.len());
     let mut missing = Vec::with_capacity(partitions.len());
-    for ((partition, target), (ours, theirs)) in
-        partitions.into_iter().zip(targets).zip(ours.into_iter().zip(theirs))
-    {
+    for ((partition, target), (ours, theirs)) in partitions.into_iter().zip(targets).zip(ours.into_iter().zip(theirs)) {
         let (ours, theirs) = (ours?, theirs.map_err(|error| error.context(format_args!("partition={target}")))?);
         let count = |from: i64, to: i64| (to - from).max(0).unsigned_abs();
-        missing.push((
-            count(ours.start, theirs.start.min(ours.end)),
-            count(theirs.end.max(ours.start), ours.end),
-        ));
+        missing.push((count(ours.start, theirs.start.min(ours.end)), count(theirs.end.max(ours.start), ours.end)));
         let start = ours.start.max(theirs.start).min(ours.end);
         let bounds = Bounds { start, end: ours.end.min(theirs.end).max(start), leader_epoch: -1 };
         wanted.push(Compare { partition, target, bounds });
     }
     let compared = compare(source, ahead, target, &wanted, progress).await;
-    let verified = compared.into_iter().zip(missing).map(|(compared, (removed, lacking))| {
-        Ok(Verified { compared: compared?, removed, lacking })
-    });
+    let verified = compared
+        .into_iter()
+        .zip(missing)
+        .map(|(compared, (removed, lacking))| Ok(Verified { compared: compared?, removed, lacking }));
     verified.collect()
 }
 
