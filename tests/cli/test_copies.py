@@ -304,3 +304,54 @@ def test_a_demonstration_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> 
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_snapshots_one_after_the_other_while_records_come(
+    leader: Serve, started: Callable[[Program], Program], tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    ok("topics", leader.address, "create", "orders")
+    ok("produce", leader.address, "orders", "--lines", given=numbers(100))
+    running = started(Program("backup", leader.address, repository, "--follow", "--interval", "200ms"))
+    first = running.wait_for("has everything", lambda line: line.get("records") == 100)
+    ok("produce", leader.address, "orders", "--lines", given=numbers(10, 100))
+    second = running.wait_for("has what is new", lambda line: line.get("records") == 110)
+    running.wait_for("has nothing to do", lambda line: line.get("unchanged") == second["snapshot"])
+    assert (first["extent"], second["extent"], second["new_records"]) == ("full", "incremental", 10)
+    assert second["cpu_milliseconds"] >= 0
+    assert running.end() == 0
+    listed = ok("snapshots", repository, "--json").lines
+    assert [line["records"] for line in listed] == [100, 110], "none was made of nothing"
+    ok("restore", repository, tmp_path / "restored")
+    assert values(tmp_path / "restored", "orders") == [str(number) for number in range(110)]
+
+
+def test_a_backup_outlives_that_its_source_is_away(
+    leader: Serve, started: Callable[[Program], Program], serve: Callable[..., Serve], tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    ok("topics", leader.address, "create", "orders")
+    ok("produce", leader.address, "orders", "--lines", given=numbers(10))
+    running = started(Program("backup", leader.address, repository, "--follow", "--interval", "100ms"))
+    running.wait_for("has everything", lambda line: line.get("records") == 10)
+    port = int(leader.address.rpartition(":")[2])
+    assert leader.end() == 0
+    again = serve("leader", port=port)
+    ok("produce", again.address, "orders", "--lines", given=numbers(5))
+    running.wait_for("has what is new", lambda line: line.get("records") == 15)
+    assert running.end() == 0
+
+
+def test_what_a_backup_leaves_out_and_how_fast_it_reads(leader: Serve, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    ok("topics", leader.address, "create", "orders")
+    ok("produce", leader.address, "orders", "--lines", given=b"x" * 1_000 + b"\n")
+    for group in ("billing", "web"):
+        ok("consume", leader.address, "orders", "-G", group)
+    options = ["--groups", "bill.*", "--limit-rate", "1MB", "--skip-if-unchanged"]
+    made = ok("backup", leader.address, repository, *options, "--json").lines[-1]
+    assert made["records"] == 1
+    again = ok("backup", leader.address, repository, *options, "--json").lines[-1]
+    assert again == {"unchanged": made["snapshot"]}
+    ok("restore", repository, tmp_path / "restored")
+    assert [line["group"] for line in ok("groups", tmp_path / "restored", "list", "--json").lines] == ["billing"]

@@ -633,6 +633,9 @@ pub struct Costs {
     pub manifest_bytes: u64,
     /// Bytes of record batches that it shares with older snapshots.
     pub shared_bytes: u64,
+    /// Milliseconds of CPU time that the process used which made it, on all cores; `None` if it was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_milliseconds: Option<u64>,
 }
 
 /// Something about a topic that a person should know.

@@ -25,6 +25,7 @@ mod transfer;
 mod tests;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use uuid::Uuid;
@@ -74,6 +75,10 @@ pub struct BackupOptions {
     /// Whether what the source's retention has removed stays in the snapshot. Default: no, a snapshot is what the source had;
     /// older snapshots keep what they have either way.
     pub keep_history: bool,
+    /// Whether to make no snapshot when all would be as in the last one. Default: no.
+    pub skip_unchanged: bool,
+    /// The CPU time that this process has used so far, for the snapshot's costs; where it is not known, they do not tell.
+    pub cpu_time: Option<fn() -> Duration>,
     /// At how many bytes an object is sealed. Default 16 MiB.
     pub object_bytes: usize,
     /// How objects are stored. Default: as they are.
@@ -89,6 +94,8 @@ impl Default for BackupOptions {
             groups: Selection::all(),
             full: false,
             keep_history: false,
+            skip_unchanged: false,
+            cpu_time: None,
             object_bytes: OBJECT_BYTES,
             compression: Compression::None,
             copy: CopyOptions::default(),
@@ -99,8 +106,10 @@ impl Default for BackupOptions {
 /// A backup that was made.
 #[derive(Clone, Debug)]
 pub struct Backup {
-    /// The snapshot.
+    /// The snapshot; the last one if nothing was new and none was to be made then.
     pub snapshot: Snapshot,
+    /// Whether it was made.
+    pub is_new: bool,
     /// What was read of each partition. One that had nothing new is there with nothing read.
     pub partitions: Vec<PartitionCopied>,
 }
@@ -123,6 +132,7 @@ pub async fn backup(
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
     let begun = clock.monotonic();
+    let cpu_begun = options.cpu_time.map(|cpu_time| cpu_time());
     let identity = source.identity().await?;
     let topics = source.topics(&options.topics).await?;
     options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
@@ -240,6 +250,15 @@ pub async fn backup(
         Some(put_unless(repository, &manifest, known_cluster, &mut manifest_bytes).await?)
     };
 
+    if options.skip_unchanged
+        && let Some(parent) = known.parent.as_ref().map(|parent| &parent.manifest)
+        && (parent.topics, parent.groups, parent.cluster) == (topics_reference, groups_reference, cluster_reference)
+        && let Some(snapshot) = known.parent
+    {
+        clean_up(repository, &recording, pending).await;
+        return Ok(Backup { snapshot, is_new: false, partitions });
+    }
+
     let extent = if known.topics.is_empty() { Extent::Full } else { Extent::Incremental };
     let manifest = SnapshotManifest {
         format: FORMAT,
@@ -261,13 +280,17 @@ pub async fn backup(
             new_stored_bytes: new.stored_bytes,
             manifest_bytes,
             shared_bytes: totals.bytes.saturating_sub(new.bytes),
+            cpu_milliseconds: options
+                .cpu_time
+                .zip(cpu_begun)
+                .map(|(cpu_time, begun)| cpu_time().saturating_sub(begun).as_millis() as u64),
         },
         notes,
         original: None,
     };
     let snapshot = repository.commit(manifest, &marks, clock.now()).await?;
     clean_up(repository, &recording, pending).await;
-    Ok(Backup { snapshot, partitions })
+    Ok(Backup { snapshot, is_new: true, partitions })
 }
 
 /// What the repository has of topics.

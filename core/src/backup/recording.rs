@@ -74,6 +74,9 @@ struct Kept {
 }
 
 /// The transactions in what is new: by producer, the epoch of the one that is open, and of the last that has ended.
+///
+/// Only of producers whose every transaction has an epoch of its own, so that it is known again in another partition: its end
+/// is written with the next one (KIP-890, transaction version 2).
 #[derive(Debug, Default)]
 struct Transactions {
     open: HashMap<i64, i16>,
@@ -88,7 +91,9 @@ impl Transactions {
         let producer = batch.producer_id();
         if !batch.is_control() {
             self.open.insert(producer, batch.producer_epoch());
-        } else if let Some(epoch) = self.open.remove(&producer) {
+        } else if let Some(epoch) = self.open.remove(&producer)
+            && epoch != batch.producer_epoch()
+        {
             self.ended.insert(producer, epoch);
         }
     }

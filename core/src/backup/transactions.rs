@@ -3,6 +3,10 @@
 //! A partition's cut is its last stable offset, so that no transaction is cut in two within it. But partitions are asked one
 //! after the other, and a coordinator writes a transaction's markers one after the other: a transaction may be before the cut
 //! of one partition and behind that of another. Such a cut is moved on, past the marker that it lacks.
+//!
+//! A transaction is known again by its producer's epoch, which is its own since KIP-890 (brokers of Kafka 4 with clients that
+//! know it). Those of other clients cannot be told apart: of them the last may be in some of its partitions alone, as a
+//! consumer sees it that reads them at that moment.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How much is read at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// A transaction: its producer and the producer's epoch. Up to Kafka 3 a producer's transactions have one epoch, since KIP-890
-/// each has its own; what a producer begins it ends before it begins the next, so that the last in each partition says enough.
+/// A transaction: its producer and the producer's epoch in it. What a producer begins it ends before it begins the next, so the
+/// last in each partition says enough.
 pub(super) type Transaction = (i64, i16);
 
 /// Assignments for the partitions whose cut lacks a transaction that is in another partition's, with the cut past it.

@@ -197,19 +197,36 @@ fn open(runtime: &Runtime, location: &Location) -> Result<Arc<LocalBroker>> {
 /// Backs up what `options` choose of `source` to the repository at `place`, which is made when missing.
 ///
 /// # Errors
-/// See [`backup::backup`] and [`RepositoryPlace::open_or_create`].
+/// See [`backup::backup`] and [`open_for_backup`].
 pub async fn backup(
     source: &ClusterSource,
     place: &RepositoryPlace,
     options: &BackupOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Backup> {
-    let clock = Arc::clone(source.client().clock());
-    // The names first: a wrong one must not leave an empty repository behind.
+    let repository = open_for_backup(source, place, options).await?;
+    backup::backup(source, &repository, options, &**source.client().clock(), progress).await
+}
+
+/// The repository at `place`, which is made when missing. The names of what is to be backed up are looked at first: a wrong
+/// one leaves no empty repository behind.
+///
+/// # Errors
+/// `NotFound` if a topic is not there; see also [`RepositoryPlace::open_or_create`].
+pub async fn open_for_backup(
+    source: &ClusterSource,
+    place: &RepositoryPlace,
+    options: &BackupOptions,
+) -> Result<Repository> {
     let topics = source.topics(&options.topics).await?;
     options.topics.check_found("topic", topics.iter().map(|topic| topic.name.as_str()))?;
-    let repository = place.open_or_create(clock.now()).await?;
-    backup::backup(source, &repository, options, &*clock, progress).await
+    place.open_or_create(source.client().clock().now()).await
+}
+
+/// The CPU time that this process has used so far, on all cores.
+pub fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or(0))
 }
 
 /// Restores `topics` of the snapshot that `snapshot` names (`latest`, or the first digits of one) to `target`: the directory of

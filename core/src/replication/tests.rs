@@ -54,9 +54,10 @@ impl MemoryLog {
         self.high_watermark = self.end;
     }
 
+    /// As Kafka does since KIP-890: with the epoch of the next one.
     pub(crate) fn end_transaction(&mut self, (producer_id, producer_epoch): (i64, i16)) {
         let time = 1_000 + self.end;
-        self.batches.push(control_batch(self.end, 0, producer_id, producer_epoch, ControlType::Commit, 0, time));
+        self.batches.push(control_batch(self.end, 0, producer_id, producer_epoch + 1, ControlType::Commit, 0, time));
         self.end += 1;
         self.high_watermark = self.end;
     }

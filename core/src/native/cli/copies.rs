@@ -1,4 +1,4 @@
-//! `ottla backup`, `ottla snapshots`, `ottla check`.
+//! `ottla snapshots`, `ottla check`, and what the verbs that copy share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::connection::{Connection, ConnectionArgs};
-use super::keys::{AccessArgs, RepositoryArgs};
+use super::keys::RepositoryArgs;
 use super::position::time_text;
 use super::{Output, table};
-use crate::backup::{BackupOptions, CheckOptions, Snapshot};
+use crate::backup::manifest::Totals;
+use crate::backup::{CheckOptions, Snapshot};
 use crate::native::Runtime;
 use crate::native::pipe;
-use crate::replication::{ClusterSource, Extent, PartitionCopied, Progress, Selection};
+use crate::replication::{Extent, PartitionCopied, Progress, Selection};
 use crate::{Error, ErrorKind, Result};
 
 /// Which topics.
@@ -31,58 +31,6 @@ impl TopicsArg {
             None => Ok(Selection::all()),
             Some(topics) => topics.parse(),
         }
-    }
-}
-
-/// Arguments of `ottla backup`.
-#[derive(Debug, Args)]
-pub(super) struct Backup {
-    /// kafka://HOST:PORT[,…] or the directory of a log
-    source: String,
-
-    /// The repository, made when missing: a directory or a URL
-    repository: String,
-
-    #[command(flatten)]
-    access: AccessArgs,
-
-    #[command(flatten)]
-    topics: TopicsArg,
-
-    /// Read everything, whatever the repository has
-    #[arg(long)]
-    full: bool,
-
-    #[command(flatten)]
-    connection: ConnectionArgs,
-}
-
-impl Backup {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let place = self.access.place(&self.repository)?;
-        let source = Connection::open(&self.source, &self.connection)?;
-        let from = ClusterSource::new(source.plain_client()?);
-        let mut options = BackupOptions { full: self.full, ..BackupOptions::default() };
-        options.topics = self.topics.selection()?;
-        let bar = progress_bar(output);
-        let made = source.block_on(pipe::backup(&from, &place, &options, &|progress| show(&bar, progress)))?;
-        bar.finish_and_clear();
-        let costs = made.snapshot.manifest.costs;
-        report(&made.partitions, Duration::from_millis(costs.milliseconds), output)?;
-        output.result(
-            || snapshot_json(&made.snapshot),
-            || {
-                format!(
-                    "snapshot {} ({}): {} records, {} new, {} shared",
-                    made.snapshot.id.short(),
-                    made.snapshot.manifest.extent,
-                    table::count_u64(made.snapshot.manifest.totals.records),
-                    table::bytes(costs.new_stored_bytes),
-                    table::bytes(costs.shared_bytes),
-                )
-            },
-        )?;
-        source.close()
     }
 }
 
@@ -109,11 +57,28 @@ impl Snapshots {
                     table::count_u64(manifest.totals.records),
                     table::bytes(manifest.costs.new_stored_bytes),
                     table::bytes(manifest.costs.shared_bytes),
+                    ratio(manifest.totals),
                     format!("{:.1} s", manifest.costs.milliseconds as f64 / 1e3),
+                    manifest
+                        .costs
+                        .cpu_milliseconds
+                        .map_or_else(String::new, |cpu| format!("{:.1} s", cpu as f64 / 1e3)),
                 ]
             })
             .collect();
-        let headers = ["snapshot", "time (UTC)", "kind", "topics", "partitions", "records", "new", "shared", "took"];
+        let headers = [
+            "snapshot",
+            "time (UTC)",
+            "kind",
+            "topics",
+            "partitions",
+            "records",
+            "new",
+            "shared",
+            "ratio",
+            "took",
+            "CPU",
+        ];
         output.rows(snapshots.iter().map(snapshot_json).collect(), || table::draw(&headers, &rows))
     }
 }
@@ -167,6 +132,14 @@ impl Check {
                 format!("the repository is damaged repository={}", self.repository.repository),
             ))
         }
+    }
+}
+
+/// Bytes of record batches for each byte stored.
+pub(super) fn ratio(totals: Totals) -> String {
+    match totals.stored_bytes {
+        0 => String::new(),
+        stored => format!("{:.2}", totals.bytes as f64 / stored as f64),
     }
 }
 
@@ -261,7 +234,7 @@ pub(super) fn report(partitions: &[PartitionCopied], took: Duration, output: Out
     Ok(())
 }
 
-fn snapshot_json(snapshot: &Snapshot) -> Value {
+pub(super) fn snapshot_json(snapshot: &Snapshot) -> Value {
     let manifest = &snapshot.manifest;
     json!({
         "snapshot": snapshot.id.to_string(), "time": manifest.time, "extent": manifest.extent.to_string(),
@@ -269,7 +242,8 @@ fn snapshot_json(snapshot: &Snapshot) -> Value {
         "topics": manifest.totals.topics, "partitions": manifest.totals.partitions, "records": manifest.totals.records,
         "new_records": manifest.costs.new_records, "new_bytes": manifest.costs.new_bytes,
         "new_stored_bytes": manifest.costs.new_stored_bytes, "shared_bytes": manifest.costs.shared_bytes,
-        "milliseconds": manifest.costs.milliseconds,
+        "bytes": manifest.totals.bytes, "stored_bytes": manifest.totals.stored_bytes,
+        "milliseconds": manifest.costs.milliseconds, "cpu_milliseconds": manifest.costs.cpu_milliseconds,
         "notes": manifest.notes.iter().map(|note| format!("{note:?}")).collect::<Vec<_>>(),
     })
 }

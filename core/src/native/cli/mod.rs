@@ -4,6 +4,7 @@
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 what was asked for is not there; 4 the other side cannot be
 //! reached or gave no answer in time; 5 access was refused; 6 data is damaged; 130 interrupted.
 
+mod backup;
 mod connection;
 mod copies;
 mod demo;
@@ -80,7 +81,7 @@ enum Command {
     /// Show, add, remove and rotate the keys of a repository
     Key(keys::Key),
     /// Back topics up into a repository: all at first, what is new after
-    Backup(copies::Backup),
+    Backup(backup::Backup),
     /// Restore a snapshot at the same offsets: to a local log, a live cluster, or a stopped Kafka broker's log directories
     Restore(restore::Restore),
     /// Compare every record of a snapshot with what a cluster has

@@ -122,7 +122,7 @@ impl Replicate {
 }
 
 /// Whether following goes on in spite of it.
-fn may_pass(error: &Error) -> bool {
+pub(super) fn may_pass(error: &Error) -> bool {
     error.is_retriable() || matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Full)
 }
 
@@ -140,7 +140,7 @@ fn since(text: &str) -> std::result::Result<Timestamp, String> {
 }
 
 /// A number of bytes: 10MB, 512kB, 1MiB.
-fn byte_count(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn byte_count(text: &str) -> std::result::Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim().trim_end_matches("/s").to_ascii_lowercase().as_str() {
