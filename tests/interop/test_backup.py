@@ -10,7 +10,7 @@ from program import ok
 from servers import KafkaServer, OttlaServer, kafka, peers
 
 #: Access rules and a user by librdkafka: [bootstrap].
-ADMIN = """
+WRITE = """
 import sys
 from confluent_kafka.admin import (
     AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType,
@@ -32,6 +32,23 @@ for done in admin.alter_user_scram_credentials(
     done.result(30)
 """
 
+#: A line for each: [bootstrap].
+READ = """
+import sys
+from confluent_kafka.admin import (
+    AclBindingFilter, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType,
+)
+admin = AdminClient({"bootstrap.servers": sys.argv[1]})
+everything = AclBindingFilter(ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY,
+                              AclPermissionType.ANY)
+for rule in sorted(map(str, admin.describe_acls(everything).result(30))):
+    print(rule)
+for user, described in admin.describe_user_scram_credentials().result(30).items():
+    for info in described.scram_credential_infos:
+        print(user, "SCRAM", info.mechanism, info.iterations)
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def available() -> None:
     for why in (KafkaServer.missing(), OttlaServer.missing(), peers.missing("python")):
@@ -52,45 +69,49 @@ def tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_access_rules_users_quotas_and_share_groups_are_kept(tmp_path: Path) -> None:
-    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+def secured(home: Path) -> kafka.KafkaBroker:
+    """A broker that keeps access rules, and lets everybody who does not log in do everything."""
     config = {
-        "authorizer.class.name": authorizer,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
-        "group.share.initialize.retry.interval.ms": "500",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
     }
-    with kafka.KafkaBroker(tmp_path / "kafka", 1, config, options=kafka.SHORT_LIVED) as broker:
+    return kafka.KafkaBroker(home, 1, config, options=kafka.SHORT_LIVED)
+
+
+def rules(bootstrap: str) -> list[str]:
+    """The access rules and users that librdkafka reads."""
+    done = subprocess.run(driver(READ, bootstrap), check=True, timeout=60, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()
+
+
+def test_access_rules_quotas_and_share_groups_are_kept_and_come_back(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    with secured(tmp_path / "source") as broker:
         bootstrap = broker.bootstrap_servers
         ok("topics", bootstrap, "create", "orders")
         ok("produce", bootstrap, "orders", "--lines", given=b"".join(b"%d\n" % n for n in range(100)))
-        subprocess.run(driver(ADMIN, bootstrap), check=True, timeout=60)
-        quota = ["--entity-type", "users", "--entity-name", "alice", "--add-config", "producer_byte_rate=1048576.5"]
-        tool("kafka.admin.ConfigCommand", "--bootstrap-server", bootstrap, "--alter", *quota)
-        share = ["--entity-type", "groups", "--entity-name", "sharers", "--add-config", "share.auto.offset.reset=earliest"]
-        tool("kafka.admin.ConfigCommand", "--bootstrap-server", bootstrap, "--alter", *share)
-        read = tool(
-            "org.apache.kafka.tools.consumer.ConsoleShareConsumer",
-            *("--bootstrap-server", bootstrap, "--topic", "orders", "--group", "sharers", "--max-messages", "100"),
-        )
-        assert len(read.split()) == 100
-        ok("backup", bootstrap, tmp_path / "repository")
-        (kept,) = ok("snapshots", tmp_path / "repository", "--contents", "--json").lines
+        subprocess.run(driver(WRITE, bootstrap), check=True, timeout=60)
+        configure = ["--bootstrap-server", bootstrap, "--alter"]
+        quota = ["--entity-type", "users", "--entity-name", "alice", "--add-config", "request_percentage=12.5"]
+        tool("kafka.admin.ConfigCommand", *configure, *quota)
+        share = ["--entity-type", "groups", "--entity-name", "sharers", "--add-config"]
+        tool("kafka.admin.ConfigCommand", *configure, *share, "share.auto.offset.reset=earliest")
+        shared = ["--bootstrap-server", bootstrap, "--topic", "orders", "--group", "sharers", "--max-messages", "60"]
+        assert len(tool("org.apache.kafka.tools.consumer.ConsoleShareConsumer", *shared).split()) == 60
+        wanted = rules(bootstrap)
+        assert len(wanted) == 3, wanted
+        ok("backup", bootstrap, repository)
 
-    reads = {
-        "resource_type": 2, "resource_name": "orders", "pattern_type": 3,
-        "principal": "User:alice", "host": "*", "operation": 3, "permission_type": 3,
-    }  # fmt: skip
-    denied = reads | {
-        "resource_type": 3, "resource_name": "bill", "pattern_type": 4, "host": "127.0.0.1", "permission_type": 2
-    }  # fmt: skip
-    assert kept["cluster"] == {
-        "acls": [reads, denied],
-        "scram_users": [{"user": "alice", "mechanism": 2, "iterations": 8192}],
-        "quotas": [{"entity": [["user", "alice"]], "name": "producer_byte_rate", "value": "1048576.5"}],
-        "unreadable": [],
-    }
-    (group,) = kept["groups"]
-    assert (group["group"], group["kind"]) == ("sharers", "share")
-    assert [(offset["topic"], offset["offset"]) for offset in group["offsets"]] == [("orders", 100)]
+    with secured(tmp_path / "target") as broker:
+        bootstrap = broker.bootstrap_servers
+        restored = ok("restore", repository, f"kafka://{bootstrap}", "--with-settings")
+        assert "2 access rules, 1 quota" in restored.err
+        assert "password of the SCRAM user alice" in restored.err
+        assert rules(bootstrap) == [line for line in wanted if "alice SCRAM" not in line]
+        describe = ["--bootstrap-server", bootstrap, "--describe", "--entity-type", "users", "--entity-name", "alice"]
+        assert "request_percentage=12.5" in tool("kafka.admin.ConfigCommand", *describe)
+        shared = ["--bootstrap-server", bootstrap, "--topic", "orders", "--group", "sharers", "--max-messages", "40"]
+        rest = tool("org.apache.kafka.tools.consumer.ConsoleShareConsumer", *shared).split()
+        assert [int(value) for value in rest] == list(range(60, 100)), "it goes on where it stood"

@@ -1,12 +1,17 @@
 //! What a cluster keeps besides topics and groups: who may do what, who may log in, and how much anybody may use.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, check};
+use crate::protocol::messages::alter_client_quotas::{EntityData, OpData, RequestEntryData};
+use crate::protocol::messages::create_acls::AclCreation;
 use crate::protocol::messages::{
-    DescribeAclsRequest, DescribeClientQuotasRequest, DescribeUserScramCredentialsRequest,
+    AlterClientQuotasRequest, CreateAclsRequest, DescribeAclsRequest, DescribeClientQuotasRequest,
+    DescribeUserScramCredentialsRequest,
 };
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The numbers by which Kafka says "whichever".
 const ANY: i8 = 1;
@@ -73,7 +78,7 @@ pub struct Quota {
 }
 
 /// Asks the cluster for each list. One that the cluster does not have, or does not show us, is empty; why not is said.
-pub(super) async fn read(client: &Client, patience: std::time::Duration) -> Result<ClusterSettings> {
+pub(super) async fn read(client: &Client, patience: Duration) -> Result<ClusterSettings> {
     let mut settings = ClusterSettings::default();
     let acls = client.retry(patience, || acls(client)).await;
     settings.acls = readable("access rules", acls, &mut settings.unreadable)?;
@@ -82,6 +87,47 @@ pub(super) async fn read(client: &Client, patience: std::time::Duration) -> Resu
     let quotas = client.retry(patience, || quotas(client)).await;
     settings.quotas = readable("quotas", quotas, &mut settings.unreadable)?;
     Ok(settings)
+}
+
+/// Sets the access rules and quotas. Users cannot be made, as nobody has their passwords. What is there besides stays.
+pub(super) async fn write(client: &Client, patience: Duration, settings: &ClusterSettings) -> Result<()> {
+    if !settings.acls.is_empty() {
+        let creations = settings.acls.iter().map(|acl| AclCreation {
+            resource_type: acl.resource_type,
+            resource_name: acl.resource_name.clone(),
+            resource_pattern_type: acl.pattern_type,
+            principal: acl.principal.clone(),
+            host: acl.host.clone(),
+            operation: acl.operation,
+            permission_type: acl.permission_type,
+        });
+        let request = CreateAclsRequest { creations: creations.collect() };
+        let answer = client.retry(patience, || client.call_any(request.clone())).await?;
+        for (result, acl) in answer.results.into_iter().zip(&settings.acls) {
+            let facts = format_args!("access_rule={acl:?}");
+            check(result.error_code, result.error_message.as_deref(), facts)?;
+        }
+    }
+    let mut entries: Vec<RequestEntryData> = Vec::new();
+    for quota in &settings.quotas {
+        let value = quota.value.parse().map_err(|_| {
+            Error::new(ErrorKind::Invalid, format!("a quota is no number name={} value={}", quota.name, quota.value))
+        })?;
+        let entity = quota.entity.iter();
+        let entity = entity.map(|(kind, name)| EntityData { entity_type: kind.clone(), entity_name: name.clone() });
+        entries.push(RequestEntryData {
+            entity: entity.collect(),
+            ops: vec![OpData { key: quota.name.clone(), value, remove: false }],
+        });
+    }
+    if !entries.is_empty() {
+        let request = AlterClientQuotasRequest { entries, validate_only: false };
+        for entry in client.retry(patience, || client.call_any(request.clone())).await?.entries {
+            let facts = format_args!("quota_of={:?}", entry.entity);
+            check(entry.error_code, entry.error_message.as_deref(), facts)?;
+        }
+    }
+    Ok(())
 }
 
 fn readable<T: Ord>(what: &str, list: Result<Vec<T>>, unreadable: &mut Vec<String>) -> Result<Vec<T>> {
@@ -104,10 +150,12 @@ fn readable<T: Ord>(what: &str, list: Result<Vec<T>>, unreadable: &mut Vec<Strin
 async fn acls(client: &Client) -> Result<Vec<Acl>> {
     let request = DescribeAclsRequest {
         resource_type_filter: ANY,
+        resource_name_filter: None,
         pattern_type_filter: ANY,
+        principal_filter: None,
+        host_filter: None,
         operation: ANY,
         permission_type: ANY,
-        ..DescribeAclsRequest::default()
     };
     let response = client.call_any(request).await?;
     check(response.error_code, response.error_message.as_deref(), "")?;

@@ -6,10 +6,14 @@ use std::time::Duration;
 use super::cluster_sink::ClusterSink;
 use super::compare::{Compare, Compared, compare, first_gap};
 use super::{
-    Assignment, Bounds, ClusterSource, Copied, CopyOptions, GroupOffsets, Progress, Selection, Source, Topic,
-    TopicPartition, Until, assign, copy,
+    Assignment, Bounds, ClusterSettings, ClusterSource, Copied, CopyOptions, GroupOffsets, Progress, SHARE, Selection,
+    Source, Topic, TopicPartition, Until, assign, copy, settings,
 };
-use crate::client::{Admin, ConfigChange, ConfigResource, NewTopic, OffsetAndMetadata};
+use crate::client::{Admin, ConfigChange, ConfigResource, CoordinatorType, NewTopic, OffsetAndMetadata, check};
+use crate::protocol::messages::AlterShareGroupOffsetsRequest;
+use crate::protocol::messages::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// How long the target may take for a change.
@@ -43,6 +47,8 @@ const HELD: [(&str, &str); 8] = [
 pub struct TransferOptions {
     /// Which groups' committed offsets. Default: all.
     pub groups: Selection,
+    /// Whether access rules and quotas are set, too, beside those that are there. Default: no.
+    pub settings: bool,
     /// What topics are to be called that are called otherwise at the source. Default: none.
     pub renamed: BTreeMap<String, String>,
     /// On how many brokers each partition is to be. Default: as many as at the source, or as there are.
@@ -61,6 +67,7 @@ impl Default for TransferOptions {
     fn default() -> Self {
         Self {
             groups: Selection::all(),
+            settings: false,
             renamed: BTreeMap::new(),
             replication_factor: None,
             force: false,
@@ -97,6 +104,8 @@ pub struct Transferred {
     pub compared: Vec<Compared>,
     /// The groups whose committed offsets were written.
     pub groups: Vec<GroupOffsets>,
+    /// The access rules and quotas that were set; of the users, who is to be given a password again.
+    pub settings: ClusterSettings,
 }
 
 /// What a topic is at the target.
@@ -171,7 +180,10 @@ pub async fn transfer(
     }
     transfer.release(&held).await?;
     let groups = transfer.commit(&sink).await?;
-    Ok(Some(Transferred { copied, compared, groups }))
+    let settings = if options.settings { source.settings().await? } else { ClusterSettings::default() };
+    let written = settings::write(target.client(), target.patience(), &settings).await;
+    written.map_err(|error| error.context("records and groups are restored, but not all access rules and quotas"))?;
+    Ok(Some(Transferred { copied, compared, groups, settings }))
 }
 
 /// Where partitions of the target end, and which topics have to go first.
@@ -469,8 +481,12 @@ impl Transfer<'_> {
                     (sink.target(&committed.partition), offset)
                 })
                 .collect();
-            let committed = self.admin.alter_group_offsets(&group.group, &offsets, PATIENCE).await;
-            let committed = committed.and_then(|each| each.into_values().try_for_each(|result| result));
+            let committed = if group.kind == SHARE {
+                self.start_share_group(&group.group, &offsets).await
+            } else {
+                let committed = self.admin.alter_group_offsets(&group.group, &offsets, PATIENCE).await;
+                committed.and_then(|each| each.into_values().try_for_each(|result| result))
+            };
             committed.map_err(|error| {
                 error.context(format_args!(
                     "records are restored, but not what a group had committed group={}",
@@ -479,5 +495,33 @@ impl Transfer<'_> {
             })?;
         }
         Ok(groups)
+    }
+    /// Has a share group, which is made when it is not there, start at these offsets (KIP-932).
+    async fn start_share_group(&self, group: &str, offsets: &HashMap<TopicPartition, OffsetAndMetadata>) -> Result<()> {
+        let mut topics: BTreeMap<String, Vec<AlterShareGroupOffsetsRequestPartition>> = BTreeMap::new();
+        for (partition, offset) in offsets {
+            topics.entry(partition.topic.to_string()).or_default().push(AlterShareGroupOffsetsRequestPartition {
+                partition_index: partition.partition,
+                start_offset: offset.offset,
+            });
+        }
+        let topics = topics.into_iter();
+        let topics =
+            topics.map(|(topic_name, partitions)| AlterShareGroupOffsetsRequestTopic { topic_name, partitions });
+        let request = AlterShareGroupOffsetsRequest { group_id: group.to_owned(), topics: topics.collect() };
+        let client = self.target.client();
+        let ask = || async {
+            let coordinator = client.coordinator(CoordinatorType::Group, group).await?;
+            let answer = client.call_node(coordinator.node_id, request.clone()).await?;
+            check(answer.error_code, answer.error_message.as_deref(), "")?;
+            for topic in answer.responses {
+                for partition in topic.partitions {
+                    let facts = format_args!("partition={}-{}", topic.topic_name, partition.partition_index);
+                    check(partition.error_code, partition.error_message.as_deref(), facts)?;
+                }
+            }
+            Ok(())
+        };
+        client.retry(self.target.patience(), ask).await
     }
 }

@@ -15,7 +15,9 @@ use crate::backup::{DirectoryOptions, Restored};
 use crate::native::Runtime;
 use crate::native::pipe::{self, Place};
 use crate::native::repository::RepositoryPlace;
-use crate::replication::{ClusterSource, PartitionCopied, Planned, Progress, TransferOptions, Verified};
+use crate::replication::{
+    ClusterSettings, ClusterSource, PartitionCopied, Planned, Progress, TransferOptions, Verified,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Arguments of `ottla restore`.
@@ -51,6 +53,10 @@ pub(super) struct Restore {
     /// To a live cluster: on how many brokers each partition is to be; as many as it was on when not given
     #[arg(long, value_name = "COUNT")]
     replication_factor: Option<i16>,
+
+    /// To a live cluster: set the access rules and quotas of the snapshot, too, beside those that are there
+    #[arg(long)]
+    with_settings: bool,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -104,6 +110,7 @@ impl Restore {
         let mut options = TransferOptions::default();
         (options.force, options.dry_run) = (self.force, self.dry_run);
         options.replication_factor = self.replication_factor;
+        options.settings = self.with_settings;
         options.renamed = renamed(&self.rename)?;
         let selection = self.topics.selection()?;
         let target = Connection::open(&self.target, &self.connection)?;
@@ -119,6 +126,17 @@ impl Restore {
         let Some((snapshot, done)) = target.block_on(restoring)? else { return target.close() };
         bar.finish_and_clear();
         let compared = done.compared.iter().map(|compared| compared.same).sum::<u64>();
+        let ClusterSettings { acls, scram_users, quotas, .. } = &done.settings;
+        if self.with_settings {
+            output.say(format!(
+                "set: {}, {}",
+                table::plural(acls.len(), "access rule"),
+                table::plural(quotas.len(), "quota")
+            ));
+        }
+        for user in scram_users {
+            output.say(format!("no backup has the password of the SCRAM user {}: set it anew", user.user));
+        }
         let restored = Restored { snapshot: snapshot.id, copied: done.copied, groups: done.groups };
         output.say(format!("read back and compared: {} records, all alike", table::count_u64(compared)));
         self.report(&restored, begun, output)?;
