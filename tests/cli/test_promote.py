@@ -49,7 +49,7 @@ def test_leadership_is_handed_over_and_everything_goes_with_it(leader: Serve, se
     ok("consume", leader.address, "orders", "-G", "readers", "-c", "60")
 
     assert ok("promote", follower.address, "--json").lines[-1] == {
-        "promoted": 7, "address": follower.address, "leader_epoch": 10_000
+        "promoted": 7, "address": follower.address, "leader_epoch": 80_000
     }  # fmt: skip
     wait_until("the former leader follows", lambda: survey(follower).get(0, {}).get("leader") == 7)
     wait_until("the former leader is in sync", all_in_sync(follower, "orders", [0, 7]))

@@ -70,7 +70,7 @@ impl Broker {
                 if !self.topics.contains_key(name.as_str()) {
                     let allowed = self.config.auto_create_topics
                         && (context.version < 4 || request.allow_auto_topic_creation)
-                        && self.accepts_writes(now)
+                        && self.accepts_writes()
                         && name != METADATA_TOPIC;
                     error_code = if check_topic_name(&name).is_err() {
                         ErrorCode::INVALID_TOPIC_EXCEPTION

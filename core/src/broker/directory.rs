@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use super::Leader;
 use super::partition::{Partition, PartitionId};
 use super::stored::{Change, METADATA_TOPIC, StoredTopic};
 use super::topics::{Topic, check_topic_name, is_internal, offsets_configs};
@@ -19,7 +20,7 @@ pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 /// Kafka's file of the offsets below which logs are compacted.
 pub(crate) const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
 
-/// Kafka's file of the high watermarks.
+/// Kafka's file of the high watermarks, below which readers see records.
 pub(crate) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 
 /// Kafka's file of the log start offsets that lie inside a segment.
@@ -61,6 +62,7 @@ pub(super) struct RootCheckpoints {
     starts: BTreeMap<(String, i32), i64>,
     recovery_points: BTreeMap<(String, i32), i64>,
     cleaner_offsets: BTreeMap<(String, i32), i64>,
+    high_watermarks: BTreeMap<(String, i32), i64>,
 }
 
 impl Broker {
@@ -135,6 +137,7 @@ impl Broker {
             starts: read_checkpoint(&*self.device, LOG_STARTS)?,
             recovery_points: read_checkpoint(&*self.device, RECOVERY_POINTS)?,
             cleaner_offsets: read_checkpoint(&*self.device, CLEANER_OFFSETS)?,
+            high_watermarks: read_checkpoint(&*self.device, HIGH_WATERMARKS)?,
         };
         for (name, stored) in &known {
             if let Err(error) = self.open_topic(name, stored, &checkpoints, now) {
@@ -184,8 +187,14 @@ impl Broker {
             };
             let recovery_point = if checkpoints.clean { i64::MAX } else { told(&checkpoints.recovery_points) };
             let compacted_to = told(&checkpoints.cleaner_offsets);
+            let high_watermark = checkpoints.high_watermarks.get(&(name.to_string(), index)).copied().unwrap_or(0);
             let checkpoints = Checkpoints { start: start.unwrap_or(0), recovery_point };
             let id = self.open_partition(&name, index, checkpoints, now)?;
+            if stored.copy && self.stored.get::<Leader>("leader")?.is_some() {
+                // A follower has records that its leader shows nobody yet.
+                let partition = self.partition_mut(id);
+                partition.set_limit(high_watermark.min(partition.log.end()));
+            }
             let log = &mut self.partition_mut(id).log;
             log.set_compacted_to(compacted_to);
             // Nobody guards that file; it may hide records, but not make us drop a log that ends before.
@@ -208,6 +217,35 @@ impl Broker {
             }
         }
         self.offline.insert(name.to_owned(), format!("the topic's log cannot be opened topic={name}: {error}"));
+        if error.kind() == ErrorKind::Full {
+            self.without_room.insert(name.to_owned());
+        } else {
+            self.without_room.remove(name);
+        }
+    }
+
+    /// Tries the topics again for which the device had no room when they were opened: recovery writes indexes.
+    pub(super) fn reopen_without_room(&mut self, now: Timestamp) {
+        for name in std::mem::take(&mut self.without_room) {
+            let reopened = self.stored.get::<StoredTopic>(&format!("topic/{name}")).and_then(|stored| match stored {
+                Some(stored) => self.open_topic(&name, &stored, &RootCheckpoints::default(), now),
+                None => Ok(()),
+            });
+            match reopened {
+                Ok(()) => {
+                    log::warn!("there is room again, the topic is served topic={name}");
+                    self.offline.remove(&name);
+                    let opened = self.topics.get(name.as_str()).map(|topic| topic.partitions.clone());
+                    self.moved.extend(opened.into_iter().flatten());
+                    if name == OFFSETS_TOPIC && !self.is_following() {
+                        if let Err(error) = self.replay_groups(now) {
+                            log::error!("committed offsets cannot be read: {error}");
+                        }
+                    }
+                }
+                Err(error) => self.take_offline(&name, &error),
+            }
+        }
     }
 
     pub(super) fn open_partition(
@@ -275,9 +313,15 @@ impl Broker {
     }
 
     /// The checkpoints that are written while the broker runs.
-    pub(super) fn checkpoint_texts(&self) -> [(&'static str, String); 2] {
-        let points = self.partitions.iter().flatten().map(|partition| (partition, partition.synced_end()));
-        [(RECOVERY_POINTS, checkpoint_text(points)), (CLEANER_OFFSETS, self.cleaner_offsets())]
+    pub(super) fn checkpoint_texts(&self) -> [(&'static str, String); 3] {
+        let all = || self.partitions.iter().flatten();
+        let points = all().map(|partition| (partition, partition.synced_end()));
+        let watermarks = all().map(|partition| (partition, partition.high_watermark()));
+        [
+            (RECOVERY_POINTS, checkpoint_text(points)),
+            (CLEANER_OFFSETS, self.cleaner_offsets()),
+            (HIGH_WATERMARKS, checkpoint_text(watermarks)),
+        ]
     }
 
     /// Writes them now, and waits for the device.

@@ -248,7 +248,8 @@ impl Broker {
             }
         };
         let fetch = Fetch {
-            replica_id: request.replica_id,
+            // Whoever has not registered is a reader: what it has acknowledges nothing.
+            replica_id: if self.is_registered(request.replica_id) { request.replica_id } else { -1 },
             read_committed: request.isolation_level == 1,
             max_bytes: (request.max_bytes.max(0) as usize).min(self.config.fetch_max_bytes),
             min_bytes: request.min_bytes.max(0) as usize,

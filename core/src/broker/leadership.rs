@@ -6,8 +6,9 @@
 //! within its term. So a former leader that returns, however often it crashed, is behind the one that was promoted. It
 //! learns that from BeginQuorumEpoch (KIP-595), which a leader sends to every broker that it knows until each has answered.
 //!
-//! A leader that is asked for its vote by a follower stands back for [`STAND_BACK_MS`]: nothing is written while the
-//! follower takes the rest and is promoted.
+//! A leader that is asked for its vote by a follower stands back: nothing is written while the follower takes the rest and is
+//! promoted. Nor is anything after that, until it is known what came of it: the leader follows the other one, or that one has
+//! said, [`STAND_BACK_MS`] later, that it does not lead. The vote is remembered; a leader that is restarted still stands back.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,7 +39,11 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 /// leader that follow a crash.
 pub const TERM: i32 = 10_000;
 
-/// How long a leader that has given its vote takes no writes, in ms.
+/// Of so many terms one after the other each is another broker's, by its node id: two that are promoted out of each other's
+/// reach lead in different epochs, and it is found out where their histories part.
+const TURNS: i32 = 32;
+
+/// How long after it has given its vote a leader asks what came of it, in ms: longer than the other one takes what is left.
 pub const STAND_BACK_MS: i64 = 10_000;
 
 /// A leader that has not answered for so long is away: its follower speaks for itself then. In ms.
@@ -118,6 +123,22 @@ struct StoredPeer {
     port: u16,
 }
 
+/// A vote, as stored under `vote`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredVote {
+    node_id: i32,
+    leader_epoch: i32,
+}
+
+/// A vote that was given, of which it is not known yet what came of it.
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    /// To whom, and for which epoch.
+    to: StoredVote,
+    /// Tells it from one that was given before or after.
+    number: u64,
+}
+
 #[derive(Debug)]
 struct KnownPeer {
     endpoint: Endpoint,
@@ -143,10 +164,10 @@ pub(super) struct Leadership {
     replicas: BTreeMap<(String, i32), (Vec<i32>, Vec<i32>)>,
     /// Whether a leader is looked for: until one is found, or this broker is found to be it, it takes nothing.
     seeks: bool,
-    /// A vote was given: nothing is written until then.
-    stands_back_until: Option<Timestamp>,
-    /// Whom it was given to.
-    voted_for: i32,
+    /// A vote was given: nothing is written until it is known what came of it.
+    vote: Option<Vote>,
+    /// How many votes were given since the start.
+    votes: u64,
     /// Elections that wait for their outcome.
     elections: BTreeMap<RequestId, ElectLeadersRequest>,
     /// Requests that were sent on to the leader, for the case that it does not answer.
@@ -260,6 +281,7 @@ impl Broker {
             Change::set("leader", &leader)?,
             Change::set("leader-epoch", &leader.leader_epoch)?,
             Change::remove(format!("peer/{}", leader.node_id)),
+            Change::remove("vote"),
         ];
         let own: Vec<_> = self.topics.iter().filter(|(_, topic)| !topic.copy).map(|(name, _)| name.clone()).collect();
         for name in &own {
@@ -277,7 +299,7 @@ impl Broker {
             );
         }
         self.leadership.peers.remove(&leader.node_id);
-        self.leadership.stands_back_until = None;
+        self.leadership.vote = None;
         self.set_leader_epoch(leader.leader_epoch);
         for name in own {
             let Some(topic) = self.topics.get_mut(&name) else { continue };
@@ -344,8 +366,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Reads the peers that were stored, when the broker is opened.
+    /// Reads the peers and the vote that were stored, when the broker is opened.
     pub(super) fn recall_peers(&mut self) -> Result<()> {
+        let to: Option<StoredVote> = self.stored.get("vote")?;
+        self.leadership.vote = to.map(|to| Vote { to, number: 0 });
         let mut peers = BTreeMap::new();
         for peer in self.stored.below::<StoredPeer>("peer/") {
             let (node_id, StoredPeer { host, port }) = peer?;
@@ -357,6 +381,44 @@ impl Broker {
             );
         }
         self.leadership.peers = peers;
+        Ok(())
+    }
+
+    /// Whether a follower has registered under that number, with this leader or with one before.
+    pub(super) fn is_registered(&self, node_id: i32) -> bool {
+        self.leadership.peers.contains_key(&node_id)
+    }
+
+    /// Where the other brokers are reached that this one knows, but its leader.
+    pub fn peers(&self) -> Vec<Endpoint> {
+        self.leadership.peers.values().map(|peer| peer.endpoint.clone()).collect()
+    }
+
+    /// Whether this leader stands back, because it has given its vote.
+    pub fn stands_back(&self) -> bool {
+        self.leadership.leader.is_none() && self.leadership.vote.is_some()
+    }
+
+    /// The broker that was given this leader's vote, the epoch that it was given for, and the number of that vote. When
+    /// [`STAND_BACK_MS`] have gone by since, it can be asked what came of it.
+    pub fn unsettled_vote(&self) -> Option<(Peer, i32, u64)> {
+        let vote = self.leadership.vote.filter(|_| self.leadership.leader.is_none())?;
+        let known = self.leadership.peers.get(&vote.to.node_id)?;
+        let peer = Peer { node_id: vote.to.node_id, endpoint: known.endpoint.clone() };
+        Some((peer, vote.to.leader_epoch, vote.number))
+    }
+
+    /// Who was given the vote of that number does not lead, and will not by it: this one goes on.
+    ///
+    /// # Errors
+    /// What the device answers; it stands back then as before.
+    pub fn take_vote_back(&mut self, number: u64, now: Timestamp) -> Result<()> {
+        if let Some(vote) = self.leadership.vote.filter(|vote| vote.number == number) {
+            self.remember(vec![Change::remove("vote")], now)?;
+            self.leadership.vote = None;
+            log::info!("the other broker does not lead, going on node={}", vote.to.node_id);
+            self.settle(now);
+        }
         Ok(())
     }
 
@@ -382,10 +444,8 @@ impl Broker {
     }
 
     /// Whether this broker is the one that writes.
-    pub(super) fn accepts_writes(&self, now: Timestamp) -> bool {
-        self.leadership.leader.is_none()
-            && !self.leadership.seeks
-            && self.leadership.stands_back_until.is_none_or(|until| now >= until)
+    pub(super) fn accepts_writes(&self) -> bool {
+        self.leadership.leader.is_none() && !self.leadership.seeks && self.leadership.vote.is_none()
     }
 
     /// Sends a request on to the leader if it is one that the leader answers, and it answers at all; or gives it back.
@@ -616,7 +676,7 @@ impl Broker {
         let told = request.topics.first().and_then(|topic| topic.partitions.first());
         let (told, endpoint) = told.zip(request.leader_endpoints.first()).ok_or(ErrorCode::INVALID_REQUEST)?;
         // There is always a later term.
-        let has_later = told.leader_epoch < i32::MAX - 2 * TERM;
+        let has_later = told.leader_epoch < i32::MAX - (TURNS + 2) * TERM;
         if told.leader_id < 0 || told.leader_id == self.config.node_id || endpoint.host.is_empty() || !has_later {
             return Err(ErrorCode::INVALID_REQUEST);
         }
@@ -650,19 +710,30 @@ impl Broker {
     pub(super) fn vote(&mut self, id: RequestId, request: VoteRequest, now: Timestamp) {
         let asked = request.topics.first().and_then(|topic| topic.partitions.first());
         let same_cluster = request.cluster_id.as_deref().is_none_or(|theirs| theirs == self.cluster_id);
-        let vote_granted = asked.is_some_and(|asked| {
+        let mut vote_granted = asked.is_some_and(|asked| {
             same_cluster
                 && !self.is_following()
                 && !self.leadership.seeks
                 && asked.replica_epoch > self.leader_epoch
                 // One at a time: two would lead in the same epoch.
-                && (self.accepts_writes(now) || self.leadership.voted_for == asked.replica_id)
+                && self.leadership.vote.is_none_or(|vote| vote.to.node_id == asked.replica_id)
                 && self.leadership.peers.get(&asked.replica_id).is_some_and(|peer| peer.is_whole)
         });
-        if vote_granted && !asked.is_some_and(|asked| asked.pre_vote) {
-            log::info!("standing back, another broker is to lead node={:?}", asked.map(|asked| asked.replica_id));
-            self.leadership.stands_back_until = Some(now.saturating_add(STAND_BACK_MS));
-            self.leadership.voted_for = asked.map_or(-1, |asked| asked.replica_id);
+        if let Some(asked) = asked.filter(|asked| vote_granted && !asked.pre_vote) {
+            let before = self.leadership.vote.map_or(-1, |vote| vote.to.leader_epoch);
+            let to = StoredVote { node_id: asked.replica_id, leader_epoch: asked.replica_epoch.max(before) };
+            let given = Change::set("vote", &to).and_then(|change| self.remember(vec![change], now));
+            match given {
+                Ok(()) => {
+                    log::info!("standing back, another broker is to lead node={}", to.node_id);
+                    self.leadership.votes += 1;
+                    self.leadership.vote = Some(Vote { to, number: self.leadership.votes });
+                }
+                Err(error) => {
+                    log::warn!("a vote is not given, it cannot be remembered node={}: {error}", to.node_id);
+                    vote_granted = false;
+                }
+            }
         }
         let partition = vote::ResponsePartitionData {
             partition_index: 0,
@@ -672,14 +743,17 @@ impl Broker {
             vote_granted,
         };
         let topic = vote::ResponseTopicData { topic_name: METADATA_TOPIC.to_owned(), partitions: vec![partition] };
-        self.respond(id, Response::Vote(VoteResponse { topics: vec![topic], ..VoteResponse::default() }));
+        self.respond_when_remembered(
+            id,
+            Response::Vote(VoteResponse { topics: vec![topic], ..VoteResponse::default() }),
+        );
     }
 
     /// ElectLeaders asks this broker to lead (KIP-183, KIP-460): *preferred* without loss, *unclean* whatever is lost.
     pub(super) fn elect_leaders(&mut self, id: RequestId, request: ElectLeadersRequest, now: Timestamp) {
         const UNCLEAN: i8 = 1;
         let has_copies = self.topics.values().any(|topic| topic.copy);
-        if !self.is_following() && !has_copies {
+        if !self.is_following() && !has_copies && !self.stands_back() {
             return self.finish(id, &request, ErrorCode::ELECTION_NOT_NEEDED, "this broker leads already");
         }
         if request.election_type == UNCLEAN {
@@ -687,6 +761,11 @@ impl Broker {
                 Ok(()) => self.finish(id, &request, ErrorCode::NONE, ""),
                 Err(error) => self.finish(id, &request, code_of(&error), &error.to_string()),
             };
+        }
+        if self.stands_back() {
+            let message = "another broker was given this one's vote, and it has not said yet whether it leads; an unclean election \
+                           (--unclean) makes this one lead, and what the other one took may be lost";
+            return self.finish(id, &request, ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE, message);
         }
         if !self.is_following() {
             let message = "what is here is a copy that its source knows nothing of and that may lack some of it; an unclean \
@@ -746,11 +825,15 @@ impl Broker {
         self.respond_when_remembered(id, Response::ElectLeaders(response));
     }
 
-    /// The epoch that a promotion of this broker would begin.
+    /// The epoch that a promotion of this broker would begin: that of the next term which is its own.
     pub fn next_term(&self) -> i32 {
         let logs = self.partitions.iter().flatten().filter(|partition| *partition.topic != *METADATA_TOPIC);
         let latest = logs.filter_map(|partition| partition.log.epochs().latest()).max().unwrap_or(-1);
-        (self.leader_epoch.max(latest).max(0) / TERM).saturating_add(1).saturating_mul(TERM)
+        let voted = self.leadership.vote.map_or(-1, |vote| vote.to.leader_epoch);
+        let term = self.leader_epoch.max(latest).max(voted).max(0) / TERM;
+        let own = self.config.node_id.rem_euclid(TURNS).saturating_add(1);
+        let ahead = own.saturating_sub(term).saturating_sub(1).rem_euclid(TURNS).saturating_add(1);
+        term.saturating_add(ahead).saturating_mul(TERM)
     }
 
     /// Makes this broker the leader of everything that it has, in a new term. Waits for the device.
@@ -762,7 +845,7 @@ impl Broker {
         let followed = former.is_some();
         let names: Vec<String> =
             self.topics.iter().filter(|(_, topic)| topic.copy).map(|(name, _)| name.to_string()).collect();
-        let mut changes = vec![Change::remove("leader"), Change::set("promoted", &now)?];
+        let mut changes = vec![Change::remove("leader"), Change::remove("vote"), Change::set("promoted", &now)?];
         if let Some(leader) = &former {
             let stored = StoredPeer { host: leader.host.clone(), port: leader.port };
             changes.push(Change::set(format!("peer/{}", leader.node_id), &stored)?);
@@ -775,6 +858,7 @@ impl Broker {
             self.leadership.peers.insert(leader.node_id, peer);
         }
         self.leadership.leader = None;
+        self.leadership.vote = None;
         self.leadership.heard = None;
         self.leadership.last_heard = None;
         self.leadership.replicas.clear();

@@ -92,7 +92,7 @@ enum TaskKind {
     Sync { partition: PartitionId, point: SyncPoint },
     Remove { removals: Vec<Removal> },
     RemoveDirs { device: Arc<dyn Device>, dirs: Vec<String>, topic_id: Uuid },
-    Checkpoints { writer: Arc<CheckpointWriter>, number: u64, texts: [(&'static str, String); 2] },
+    Checkpoints { writer: Arc<CheckpointWriter>, number: u64, texts: [(&'static str, String); 3] },
     Compact { partition: PartitionId, compaction: Compaction },
     Swap { partition: PartitionId, swap: Swap },
 }
@@ -181,6 +181,9 @@ pub struct Broker {
     topic_names: HashMap<Uuid, Arc<str>>,
     /// Topics whose logs cannot be opened, and why; the others are served.
     offline: BTreeMap<String, String>,
+    /// Those among them for which there was no room; they are tried again.
+    without_room: BTreeSet<String>,
+    next_reopening: Timestamp,
     partitions: Vec<Option<Partition>>,
     metadata: PartitionId,
     leadership: Leadership,
@@ -194,7 +197,7 @@ pub struct Broker {
     next_retention: Timestamp,
     next_checkpoint: Timestamp,
     /// The recovery points and the cleaner's offsets as they were written last.
-    checkpoints: [(&'static str, String); 2],
+    checkpoints: [(&'static str, String); 3],
     checkpoint_writer: Arc<CheckpointWriter>,
     checkpoint_number: u64,
     /// Whether checkpoints are being written by a task; one at a time is.
@@ -235,6 +238,9 @@ impl fmt::Debug for Broker {
 
 /// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
 const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
+
+/// How often topics are tried again that could not be opened because the device was full, in ms.
+const REOPENING_INTERVAL_MS: i64 = 2_000;
 
 /// How many segments stay open, of all logs together.
 const MAX_OPEN_FILES: usize = 256;
@@ -292,6 +298,8 @@ impl Broker {
             topics: BTreeMap::new(),
             topic_names: HashMap::new(),
             offline: BTreeMap::new(),
+            without_room: BTreeSet::new(),
+            next_reopening: now.saturating_add(REOPENING_INTERVAL_MS),
             partitions: Vec::new(),
             metadata: PartitionId(0),
             leadership: Leadership::default(),
@@ -452,7 +460,7 @@ impl Broker {
         match request {
             Request::Fetch(request) => self.fetch(id, context, request, now),
             Request::ListOffsets(request) => self.list_offsets(id, request, context.version),
-            request if !self.accepts_writes(now) && leadership::changes_cluster(&request) => {
+            request if !self.accepts_writes() && leadership::changes_cluster(&request) => {
                 self.respond(id, leadership::refused(&request));
             }
             Request::Metadata(request) => self.metadata(id, context, request, now),
@@ -553,6 +561,7 @@ impl Broker {
             Some(self.next_retention),
             (!self.compacting).then_some(self.next_compaction),
             (self.device.is_durable() && !self.checkpointing).then_some(self.next_checkpoint),
+            (!self.without_room.is_empty()).then_some(self.next_reopening),
             shrink,
         ]
         .into_iter()
@@ -616,6 +625,10 @@ impl Broker {
                     texts,
                 }));
             }
+        }
+        if !self.without_room.is_empty() && now >= self.next_reopening {
+            self.next_reopening = now.saturating_add(REOPENING_INTERVAL_MS);
+            self.reopen_without_room(now);
         }
         if !self.compacting && now >= self.next_compaction {
             self.next_compaction = now.saturating_add(self.config.log_cleaner_backoff_ms);
@@ -930,7 +943,7 @@ impl Broker {
     }
 
     fn group_request(&mut self, id: RequestId, context: &Context, request: Request, now: Timestamp) {
-        if !self.accepts_writes(now) {
+        if !self.accepts_writes() {
             return self.respond(id, groups::refused(&request, context.version));
         }
         let client = ClientInfo { client_id: context.client_id.to_string(), host: context.host.to_string() };

@@ -232,7 +232,7 @@ impl Broker {
             let message = format!("clients do not write to an internal topic topic={topic_name}");
             return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, message));
         }
-        if topic.copy || !self.accepts_writes(now) {
+        if topic.copy || !self.accepts_writes() {
             let message = format!("the topic is a copy here, produce to its leader topic={topic_name}");
             return Err((ErrorCode::NOT_LEADER_OR_FOLLOWER, message));
         }

@@ -83,6 +83,17 @@ impl Shell {
         Some(self.answers.remove(at).1)
     }
 
+    /// Makes a follower known.
+    fn register(&mut self, node_id: i32) {
+        let request = BrokerRegistrationRequest {
+            broker_id: node_id,
+            incarnation_id: Uuid::from_u128(node_id as u128),
+            listeners: vec![broker_registration::Listener { host: "there".to_owned(), port: 9, ..Default::default() }],
+            ..Default::default()
+        };
+        assert_eq!(self.call::<BrokerRegistrationResponse>(request, 4).error_code, ErrorCode::NONE);
+    }
+
     /// Hands a request in, does all that comes of it, and takes the answer.
     fn call<T: TryFrom<Response, Error = Response>>(&mut self, request: impl Into<Request>, version: i16) -> T {
         let id = self.send(request, version);
@@ -257,6 +268,7 @@ fn acknowledged_records_topics_and_ids_survive_a_power_cut_and_the_epoch_rises()
     let mut shell = Shell::open(&device);
     shell.create("t", 3, &[("retention.ms", "-1")]);
     shell.produce("t", batch(&["a", "b"]));
+    shell.register(5);
     shell.send(produce("t", 0, batch(&["lost"]), 1), 9);
     let before = shell.topics();
     let id: crate::protocol::messages::InitProducerIdResponse = shell.call(init_producer_id(), 4);
@@ -383,6 +395,7 @@ fn producer_ids_begin_above_those_in_logs_that_came_from_elsewhere() {
 fn acks_all_waits_for_every_in_sync_follower_until_it_leaves() {
     let mut shell = Shell::open(&MemoryDevice::new());
     shell.create("t", 1, &[]);
+    shell.register(5);
     let follow = |shell: &mut Shell, offset| {
         let request = FetchRequest { replica_id: 5, ..fetch("t", offset, 0) };
         shell.send(request, 12)
@@ -416,6 +429,7 @@ fn too_few_in_sync_replicas_refuse_acks_all() {
 fn acks_all_is_not_acknowledged_when_the_replica_it_waited_for_leaves() {
     let mut shell = Shell::open(&MemoryDevice::new());
     shell.create("t", 1, &[("min.insync.replicas", "2")]);
+    shell.register(5);
     shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
     // In sync and at the end: a follower may be silent there for as long as nothing comes.
     let mut produce = produce("t", 0, batch(&["a"]), -1);
@@ -432,6 +446,7 @@ fn acks_all_is_not_acknowledged_when_the_replica_it_waited_for_leaves() {
 fn produce_that_times_out_says_so() {
     let mut shell = Shell::open(&MemoryDevice::new());
     shell.create("t", 1, &[]);
+    shell.register(5);
     shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
     let waiting = shell.send(produce("t", 0, batch(&["a"]), -1), 9);
     shell.wait(1_001);
@@ -617,6 +632,39 @@ fn full_disk_refuses_and_heals() {
     assert_eq!(shell.values("t", 0), texts(&[(0, "a")]));
     device.set_capacity(None);
     assert_eq!(shell.produce("t", batch(&["c"])).base_offset, 1);
+}
+
+#[test]
+fn a_topic_that_there_is_no_room_to_open_is_served_when_there_is() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    shell.create("t", 1, &[]);
+    for _ in 0..9 {
+        shell.produce("t", batch(&["a"]));
+    }
+    // What a crash took is made anew, and there is no room for it.
+    let device = device.crash(Loss::Nothing);
+    device.remove("t-0/partition.metadata").unwrap();
+    let mut operations = 0..;
+    let broker = loop {
+        let device = device.crash(Loss::Nothing);
+        device.fail_at(device.operations() + operations.next().unwrap(), std::io::ErrorKind::StorageFull);
+        match Broker::open(Arc::new(device), BrokerConfig::default(), NOW, 7) {
+            Ok(broker) if broker.offline().contains_key("t") => break broker,
+            Ok(broker) => assert!(operations.start < 1_000, "{:?}", broker.offline()),
+            Err(error) => assert_eq!(error.kind(), crate::ErrorKind::Full, "{error}"),
+        }
+    };
+    let mut shell = Shell { broker, now: NOW, next: 0, answers: Vec::new(), tasks: Vec::new() };
+    shell.drain();
+    shell.run_tasks();
+    let due = shell.broker.poll_timeout().unwrap();
+    assert!(due <= NOW + 2_000, "{due}");
+    shell.wait(2_000);
+    shell.run_tasks();
+    assert!(shell.broker.offline().is_empty(), "{:?}", shell.broker.offline());
+    assert_eq!(shell.values("t", 0).len(), 9);
+    assert_eq!(shell.produce("t", batch(&["b"])).base_offset, 9);
 }
 
 /// A batch with one record.
@@ -1373,7 +1421,8 @@ fn a_promotion_begins_a_term_that_no_start_of_the_former_leader_reaches() {
 
 #[test]
 fn what_a_leader_has_given_its_vote_for_is_waited_for() {
-    let mut shell = Shell::open(&MemoryDevice::durable());
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
     shell.create("t", 1, &[]);
     let cluster_id = shell.broker.cluster_id().to_owned();
     let register = BrokerRegistrationRequest {
@@ -1402,7 +1451,22 @@ fn what_a_leader_has_given_its_vote_for_is_waited_for() {
     assert!(!ask(&mut shell, 8), "both would lead in the same epoch");
     assert!(ask(&mut shell, 7), "it may ask again");
     assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
-    shell.wait(STAND_BACK_MS);
+    let (peer, leader_epoch, number) = shell.broker.unsettled_vote().unwrap();
+    assert_eq!((peer.node_id, leader_epoch), (7, TERM));
+    // It is not known whether the other one leads: not by the time, nor after a restart.
+    shell.wait(10 * STAND_BACK_MS);
+    shell.broker.take_vote_back(number - 1, NOW).unwrap();
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    let mut restarted = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(restarted.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(restarted.broker.unsettled_vote().unwrap().0.node_id, 7);
+    assert!(restarted.broker.next_term() > TERM, "it may be taken already");
+    restarted.broker.promote(NOW).unwrap();
+    assert_eq!(restarted.produce("t", batch(&["a"])).base_offset, 0);
+
+    shell.broker.take_vote_back(number, NOW).unwrap();
+    shell.drain();
+    shell.run_tasks();
     assert_eq!(shell.produce("t", batch(&["a"])).base_offset, 0, "nobody came");
 
     // Another with its number, while it is heard of, is found out.
@@ -1427,6 +1491,10 @@ fn a_fetch_under_the_leaders_own_number_is_no_replica() {
     shell.create("t", 1, &[("min.insync.replicas", "2")]);
     shell.send(FetchRequest { replica_id: 0, ..fetch("t", 0, 0) }, 12);
     assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_ENOUGH_REPLICAS);
+    // Nor is one under a number that nobody has registered with.
+    shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
+    assert_eq!(shell.produce("t", batch(&["a"])).error_code, ErrorCode::NOT_ENOUGH_REPLICAS);
+    shell.register(5);
     shell.send(FetchRequest { replica_id: 5, ..fetch(METADATA_TOPIC, 0, 0) }, 12);
     assert_eq!(shell.create("u", 1, &[]), ErrorCode::NONE, "nobody holds up what the broker remembers");
 }
@@ -1551,6 +1619,7 @@ fn follower_fetch(offset: i64) -> FetchRequest {
 fn steps_of_a_record_are_told_as_they_are_taken() {
     let mut shell = Shell::open(&MemoryDevice::durable());
     shell.create("t", 1, &[]);
+    shell.register(7);
     shell.send(produce("t", 0, batch(&["a"]), -1), 9);
     assert_eq!(steps(&mut shell), [], "nobody traces");
     shell.run_tasks();
@@ -1583,6 +1652,7 @@ fn steps_of_a_record_are_told_as_they_are_taken() {
 fn what_a_fetch_has_no_room_for_is_not_told_as_sent() {
     let mut shell = Shell::open(&MemoryDevice::durable());
     shell.create("t", 1, &[]);
+    shell.register(7);
     shell.broker.trace();
     let size = batch(&["a"]).size();
     for value in ["a", "b", "c"] {
@@ -1616,6 +1686,7 @@ fn a_record_that_is_sent_again_is_answered_and_not_told_as_written() {
 fn what_is_waited_for_followers_is_told_apart_from_the_own_sync() {
     let mut shell = Shell::open(&MemoryDevice::durable());
     shell.create("t", 1, &[]);
+    shell.register(7);
     let at = |shell: &mut Shell, ms| shell.broker.arrive(std::time::Duration::from_millis(ms));
     assert_eq!(shell.broker.ack_latency(), AckLatency::default());
     shell.send(follower_fetch(0), 12);

@@ -490,7 +490,7 @@ impl Broker {
         if found.internal || !config.log_config().deletes {
             return Err(ErrorCode::POLICY_VIOLATION);
         }
-        if found.copy || !self.accepts_writes(now) {
+        if found.copy || !self.accepts_writes() {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         let topic_id = found.id;

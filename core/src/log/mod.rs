@@ -145,6 +145,8 @@ pub struct Log {
     snapshots: Vec<i64>,
     bytes_since_snapshot: u64,
     unsynced: Arc<Unsynced>,
+    /// Whether the file of epochs is another than `epochs`, because there was no room to take a change back.
+    has_stale_epochs: bool,
     /// Base offsets of segments whose transaction index could not be written.
     aborted_behind: Vec<i64>,
     compacting: Compacting,
@@ -317,12 +319,15 @@ impl Log {
         let mut epochs = before.clone();
         let changes =
             self.headers.iter().filter(|header| epochs.assign(header.leader_epoch, header.base_offset)).count();
-        if changes > 0 {
+        if changes > 0 || self.has_stale_epochs {
             self.write_epochs(epochs)?;
         }
         if let Err(error) = self.write(batches) {
-            if changes > 0 && self.write_epochs(before).is_err() {
-                self.unsynced.close("write that could not be undone");
+            if changes > 0 && self.write_epochs(before.clone()).is_err() {
+                // No room for that either. The file tells of an epoch that begins where the log ends, as after a crash between the
+                // two; it is written anew before the next batch.
+                self.epochs = before;
+                self.has_stale_epochs = true;
             }
             return Err(error.into());
         }
@@ -863,7 +868,7 @@ impl Log {
     }
 
     fn note_epoch(&mut self, epoch: i32, start: i64) -> Result<(), LogError> {
-        if epoch < 0 || self.epochs.latest().is_some_and(|latest| epoch <= latest) {
+        if epoch < 0 || (self.epochs.latest().is_some_and(|latest| epoch <= latest) && !self.has_stale_epochs) {
             return Ok(());
         }
         let mut epochs = self.epochs.clone();
@@ -889,6 +894,7 @@ impl Log {
         self.unsynced.add_file(path);
         self.unsynced.add_name();
         self.epochs = epochs;
+        self.has_stale_epochs = false;
         Ok(())
     }
 
@@ -898,6 +904,7 @@ impl Log {
         let failed = self.place.failed("writing the leader epochs");
         self.place.device.replace(&path, epochs.to_text().as_bytes()).map_err(failed)?;
         self.epochs = epochs;
+        self.has_stale_epochs = false;
         Ok(())
     }
 

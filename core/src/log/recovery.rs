@@ -136,6 +136,7 @@ pub(super) fn open(
         snapshots: found.snapshots,
         bytes_since_snapshot: 0,
         unsynced,
+        has_stale_epochs: false,
         aborted_behind: Vec::new(),
         compacting: Default::default(),
         headers: Vec::new(),

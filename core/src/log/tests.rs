@@ -527,6 +527,32 @@ fn a_full_device_refuses_appends_until_there_is_room() {
 }
 
 #[test]
+fn a_copy_that_a_full_device_refuses_leaves_the_log_as_it_was_and_takes_it_later() {
+    let config = config();
+    let copied = |epoch: i32, offset: i64| batch(1, NOW, "copied").stamped(offset, epoch);
+    for spare in 0..200 {
+        let (device, mut log) = fresh(&config);
+        log.append_copy(&[copied(0, 0)], NOW).unwrap();
+        let used: u64 = device.files().values().map(|bytes| bytes.len() as u64).sum();
+        device.set_capacity(Some(used + spare));
+        let before = (log.end(), drawn(&log), log.epochs().clone());
+        // The new epoch may have room, and neither the records nor the way back.
+        if let Err(error) = log.append_copy(&[copied(3, 1)], NOW) {
+            assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+        } else {
+            continue;
+        }
+        assert_eq!((log.end(), drawn(&log), log.epochs().clone()), before, "spare={spare}");
+        device.set_capacity(None);
+        // What comes in its place may be of the epoch before.
+        log.append_copy(&[copied(0, 1)], NOW).unwrap();
+        let after = (log.end(), drawn(&log), log.epochs().clone());
+        let (other, _) = open(&device.crash(Loss::Nothing), &config, Checkpoints::default());
+        assert_eq!((other.end(), drawn(&other), other.epochs().clone()), after, "spare={spare}");
+    }
+}
+
+#[test]
 fn after_a_failed_sync_a_log_takes_no_more_writes() {
     let config = crash_config();
     let device = MemoryDevice::durable();

@@ -495,9 +495,11 @@ impl Shared {
                 ready.push(topic);
                 continue;
             }
-            // Only one that was seen to go: what is here is removed for nothing less.
+            // Only one that was seen to go: what is here is removed for nothing less. But a synchronous follower has nothing of its
+            // own: what its leader has made anew while it was away is the topic, as with Kafka's.
+            let is_leaders = known.is_some() || self.options.replica_id.is_some();
             let may_remove =
-                self.options.recreated == Recreated::Restart || (self.options.follow_deletions && known.is_some());
+                self.options.recreated == Recreated::Restart || (self.options.follow_deletions && is_leaders);
             if may_remove && self.is_another(&topic).await? {
                 log::warn!("the leader has deleted a topic and made it anew, starting over topic={}", topic.name);
                 self.forget(&topic.name);

@@ -18,7 +18,7 @@ use futures::future::{AbortHandle, Abortable, BoxFuture, Fuse, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use uuid::Uuid;
 
-use super::{ClusterSource, Follower, FollowerOptions, TopicPartition};
+use super::{ClusterSource, Follower, FollowerOptions, LocalLogs, TopicPartition};
 use crate::broker::{
     KnownReplicas, Leader, LeadershipEvent, METADATA_TOPIC, OFFSETS_TOPIC, PARTIAL_LISTENER, Peer, RequestId,
     STAND_BACK_MS,
@@ -41,6 +41,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the leader may take to answer what was asked of this broker.
 const FORWARD: Duration = Duration::from_secs(3);
+/// How long after its vote a leader asks what came of it.
+const STAND_BACK: Duration = Duration::from_millis(STAND_BACK_MS as u64);
 /// How long the leader's last records may take to come once it stands back; well within the time that it does.
 const CATCH_UP: Duration = Duration::from_millis(STAND_BACK_MS as u64 / 2);
 /// Why a leader does not hand over now.
@@ -91,6 +93,8 @@ pub struct Member {
 
 struct Shared {
     broker: Embedded,
+    /// What is followed is written here: the broker's logs.
+    logs: Arc<dyn LocalLogs>,
     options: MemberOptions,
     state: Mutex<State>,
 }
@@ -125,6 +129,15 @@ impl Member {
     /// # Errors
     /// `Invalid` if it is to be an asynchronous follower, but was promoted before and leads.
     pub fn new(broker: Embedded, options: MemberOptions) -> Result<(Self, BoxFuture<'static, Result<()>>)> {
+        Self::with_logs(broker.clone(), Arc::new(broker), options)
+    }
+
+    /// As [`new`](Self::new), with logs that stand before the broker's own.
+    pub(crate) fn with_logs(
+        broker: Embedded,
+        logs: Arc<dyn LocalLogs>,
+        options: MemberOptions,
+    ) -> Result<(Self, BoxFuture<'static, Result<()>>)> {
         let is_replica = options.follow.is_some() && !options.synchronous;
         broker.with(|broker, now| {
             if is_replica && broker.promoted()?.is_some() {
@@ -143,7 +156,7 @@ impl Member {
             Ok(())
         })??;
         let events = broker.leadership();
-        let shared = Arc::new(Shared { broker, options, state: Mutex::default() });
+        let shared = Arc::new(Shared { broker, logs, options, state: Mutex::default() });
         let (abort, registration) = AbortHandle::new_pair();
         let driver = Abortable::new(drive(Arc::clone(&shared), events), registration);
         Ok((Self { shared, abort }, driver.map(|ended| ended.unwrap_or(Ok(()))).boxed()))
@@ -229,14 +242,17 @@ enum Next {
 async fn drive(shared: Arc<Shared>, mut events: mpsc::UnboundedReceiver<LeadershipEvent>) -> Result<()> {
     let mut asked = shared.options.follow.clone();
     loop {
-        let followed = shared.broker.with(|broker, _| broker.leader().cloned())?;
+        let (followed, peers) = shared.broker.with(|broker, _| (broker.leader().cloned(), broker.peers()))?;
+        // Any of them knows who leads, should the one that led be gone for good.
+        let addresses = |first: Option<&str>, leader: &Leader| {
+            let known = std::iter::once(leader.endpoint()).chain(peers).map(|endpoint| endpoint.to_string());
+            first.map(str::to_owned).into_iter().chain(known).collect::<Vec<_>>().join(",")
+        };
         let next = match (asked.take(), followed) {
             (Some(address), _) if !shared.options.synchronous => shared.replicate(&address, &mut events).await?,
-            (Some(address), Some(leader)) => {
-                shared.follow(&format!("{address},{}", leader.endpoint()), &mut events).await?
-            }
+            (Some(address), Some(leader)) => shared.follow(&addresses(Some(&address), &leader), &mut events).await?,
             (Some(address), None) => shared.follow(&address, &mut events).await?,
-            (None, Some(leader)) => shared.follow(&leader.endpoint().to_string(), &mut events).await?,
+            (None, Some(leader)) => shared.follow(&addresses(None, &leader), &mut events).await?,
             (None, None) => shared.lead(&mut events).await?,
         };
         shared.broker.with(|broker, now| {
@@ -287,26 +303,40 @@ impl Shared {
 
     /// Leads until another broker does: tells those who do not know.
     async fn lead(&self, events: &mut mpsc::UnboundedReceiver<LeadershipEvent>) -> Result<Next> {
+        let clock = Arc::clone(self.broker.clock());
+        // The vote that is not settled, and since when that is known; a clock that is set does not shorten it.
+        let mut voted: Option<(u64, Duration)> = None;
         loop {
-            let untold = self.broker.with(|broker, _| broker.untold_peers())?;
-            let mut clock = None;
+            let (untold, vote) = self.broker.with(|broker, _| (broker.untold_peers(), broker.unsettled_vote()))?;
             for peer in &untold {
-                match self.announce(peer).await {
-                    Ok(client) => clock = Some(Arc::clone(client.clock())),
-                    Err(error) => log::debug!("a broker was not told who leads node={}: {error}", peer.node_id),
+                if let Err(error) = self.announce(peer).await {
+                    log::debug!("a broker was not told who leads node={}: {error}", peer.node_id);
                 }
                 if self.broker.with(|broker, _| broker.leader().is_some())? {
                     return Ok(Next::Anew);
                 }
             }
-            let still = self.broker.with(|broker, _| broker.untold_peers())?;
-            let event = if still.is_empty() {
+            if let Some((peer, leader_epoch, number)) = vote {
+                let now = clock.monotonic();
+                let since = voted.filter(|(known, _)| *known == number).map_or(now, |(_, since)| since);
+                voted = Some((number, since));
+                if now.saturating_sub(since) >= STAND_BACK
+                    && let Err(error) = self.settle_vote(&peer, leader_epoch, number).await
+                {
+                    log::warn!(
+                        "standing back until it is known whether another broker leads, promote one of the two if that one is lost \
+                         node={}: {error}",
+                        peer.node_id
+                    );
+                }
+                if self.broker.with(|broker, _| broker.leader().is_some())? {
+                    return Ok(Next::Anew);
+                }
+            }
+            let is_settled = self.broker.with(|broker, _| broker.untold_peers().is_empty() && !broker.stands_back())?;
+            let event = if is_settled {
                 events.next().await
             } else {
-                let clock = match clock {
-                    Some(clock) => clock,
-                    None => Arc::clone(self.connect(&still[0].endpoint.to_string())?.clock()),
-                };
                 match futures::future::select(events.next(), clock.sleep(BEAT)).await {
                     futures::future::Either::Left((event, _)) => event,
                     futures::future::Either::Right(_) => continue,
@@ -322,8 +352,32 @@ impl Shared {
         }
     }
 
+    /// Asks the broker that was given this one's vote what came of it: follows it, or goes on leading.
+    async fn settle_vote(&self, peer: &Peer, leader_epoch: i32, number: u64) -> Result<()> {
+        let client = self.connect(&peer.endpoint.to_string())?;
+        let response = client.within(PATIENCE, client.call_endpoint(&peer.endpoint, VoteRequest::default())).await?;
+        let answer = response.topics.first().and_then(|topic| topic.partitions.first());
+        let answer = answer.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the broker did not say whom it follows"))?;
+        self.broker.with(|broker, now| {
+            if answer.leader_epoch < leader_epoch {
+                return broker.take_vote_back(number, now);
+            }
+            if answer.leader_id != peer.node_id {
+                // Another one leads by now, and will say so.
+                return Ok(());
+            }
+            let leader = Leader {
+                node_id: peer.node_id,
+                host: peer.endpoint.host.clone(),
+                port: peer.endpoint.port,
+                leader_epoch: answer.leader_epoch,
+            };
+            broker.follow(leader, None, now)
+        })?
+    }
+
     /// Tells a broker that this one leads; follows the one that it names if that is later.
-    async fn announce(&self, peer: &Peer) -> Result<Client> {
+    async fn announce(&self, peer: &Peer) -> Result<()> {
         let (node_id, own) = self.own()?;
         let (cluster_id, leader_epoch) =
             self.broker.with(|broker, _| (broker.cluster_id().to_owned(), broker.leader_epoch()))?;
@@ -356,8 +410,7 @@ impl Shared {
                 broker.follow(leader, None, now)
             }
             (code, _) => Err(Error::from_code(code, code.message())),
-        })??;
-        Ok(client)
+        })?
     }
 
     /// Follows the broker at `address` as a replica that it knows nothing of.
@@ -369,7 +422,7 @@ impl Shared {
             groups: Some(super::Selection::all()),
             ..self.options.follower.clone()
         };
-        let (follower, driver) = Follower::new(source, Arc::new(self.broker.clone()), options);
+        let (follower, driver) = Follower::new(source, Arc::clone(&self.logs), options);
         self.state().follower = Some(follower);
         let mut driver = driver.fuse();
         loop {
@@ -493,7 +546,7 @@ impl Shared {
             topics: self.options.follower.topics.clone().also(OFFSETS_TOPIC),
             ..self.options.follower.clone()
         };
-        Ok(Follower::new(ClusterSource::new(client.clone()), Arc::new(self.broker.clone()), options))
+        Ok(Follower::new(ClusterSource::new(client.clone()), Arc::clone(&self.logs), options))
     }
 
     /// Registers with the leader that the cluster names.

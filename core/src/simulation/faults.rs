@@ -5,20 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::executor::Owner;
+use super::executor::{Owner, SimulatedClock};
 use super::history::partitions_of;
 use super::workload::{self, GROUP, TopicState};
 use super::{CLIENTS, FLEETING, PATIENCE, STABLE, World, is_settled, lock};
 use crate::client::{NewPartitions, NewTopic, TopicPartition};
 use crate::protocol::ErrorCode;
-use crate::replication::LocalLogs;
+use crate::replication::promote;
 use crate::storage::memory::{Loss, MemoryDevice};
+use crate::transport::Endpoint;
 use crate::{Error, ErrorKind, Result};
 
 /// How long one of the simulation's own calls is tried at a time.
 const CALL: Duration = Duration::from_secs(5);
 /// Longer than a request of a broken connection may still be under way.
 const QUIET: Duration = Duration::from_secs(5);
+/// The client that reads from whoever leads.
+const READER: usize = CLIENTS + 10;
+/// The first of those that read from one machine each.
+const READER_AT: usize = CLIENTS + 20;
+/// The client that hands leadership over.
+const PROMOTER: usize = CLIENTS + 70;
 
 /// From the first start to the last check.
 pub(super) async fn story(world: &Arc<World>) {
@@ -29,9 +36,9 @@ pub(super) async fn story(world: &Arc<World>) {
     create(world, STABLE, world.plan.partitions).await;
     executor.spawn(Owner::World, workload::produce(Arc::clone(world), CLIENTS, false));
     executor.spawn(Owner::World, workload::produce(Arc::clone(world), CLIENTS + 1, executor.hits(40)));
-    executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10, None));
-    for number in 1..world.plan.machines {
-        executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10 + number, Some(number)));
+    executor.spawn(Owner::World, workload::read(Arc::clone(world), READER));
+    for number in 0..world.plan.machines {
+        executor.spawn(Owner::World, workload::read_at(Arc::clone(world), READER_AT + number, number));
     }
     executor.spawn(Owner::World, workload::commit(Arc::clone(world)));
 
@@ -40,6 +47,10 @@ pub(super) async fn story(world: &Arc<World>) {
     if world.plan.loses_leader {
         lose_leader(world).await;
         trouble(world, &under_way, 1..5).await;
+        if executor.hits(40) {
+            lose_leader(world).await;
+            trouble(world, &under_way, 0..3).await;
+        }
     }
     finish(world, &under_way).await;
     world.is_over.store(true, Ordering::Relaxed);
@@ -71,32 +82,32 @@ async fn fault(world: &Arc<World>) {
     let number = executor.draw(0..world.plan.machines as u64) as usize;
     let is_leader = number == world.leader();
     match executor.draw(0..100) {
-        0..24 => restart(world, number, Restart::Power).await,
-        24..32 => restart(world, number, Restart::MidWrite).await,
-        32..38 => restart(world, number, Restart::Kill).await,
-        38..41 => restart(world, number, Restart::Clean).await,
-        41..44 => {
+        0..20 => restart(world, number, Restart::Power).await,
+        20..27 => restart(world, number, Restart::MidWrite).await,
+        27..32 => restart(world, number, Restart::Kill).await,
+        32..35 => restart(world, number, Restart::Clean).await,
+        35..38 => {
             // The power of all goes at once.
             let all = (0..world.plan.machines).map(|number| restart(world, number, Restart::Power));
             futures::future::join_all(all).await;
         }
-        44..58 => part(world).await,
-        58..66 => {
+        38..50 => part(world).await,
+        50..57 => {
             let (breaks, delay) = (executor.draw(5..30), executor.draw(5..400));
             world.say(format_args!("bad weather: {breaks} of 100 connections break, delays up to {delay} ms"));
             world.network.set_weather(breaks, delay);
             executor.sleep(executor.draw_ms(500..3_000)).await;
             world.network.set_weather(0, 3);
         }
-        66..72 => {
+        57..62 => {
             world.say(format_args!("machine {number} syncs slowly"));
             lock(&world.machines)[number].is_slow = true;
             executor.sleep(executor.draw_ms(500..3_000)).await;
             lock(&world.machines)[number].is_slow = false;
         }
-        72..77 => fail_sync(world, number).await,
-        77..82 => fill_disk(world, number).await,
-        82..88 => {
+        62..67 => fail_sync(world, number).await,
+        67..72 => fill_disk(world, number).await,
+        72..76 => {
             let ahead = [-36_000_000, -5_000, 5_000, 3_500_000, 36_000_000][executor.draw(0..5) as usize];
             world.say(format_args!("machine {number}'s wall clock is {ahead} ms ahead"));
             lock(&world.machines)[number].clock.set_ahead(ahead);
@@ -105,22 +116,24 @@ async fn fault(world: &Arc<World>) {
                 lock(&world.machines)[number].clock.set_ahead(0);
             }
         }
-        88..91 if !is_leader && !world.plan.loses_leader => restart(world, number, Restart::Wiped).await,
-        88..94 if !is_leader => {
-            world.say(format_args!("machine {number} stops following"));
-            if let Some(follower) = &lock(&world.machines)[number].follower {
-                follower.stop();
+        76..86 => hand_over(world, number).await,
+        86..88 if !is_leader && !world.plan.loses_leader => restart(world, number, Restart::Wiped).await,
+        86..91 if world.plan.machines > 1 => {
+            world.say(format_args!("machine {number} hears nothing of the others and tells them nothing"));
+            if let Some(member) = &lock(&world.machines)[number].member {
+                member.stop();
             }
             executor.sleep(executor.draw_ms(100..5_000)).await;
             if world.wait_for(PATIENCE, || world.claim(number)).await {
-                if number != world.leader() {
-                    world.follow(number);
+                if lock(&world.machines)[number].running.is_some() && !world.join(number) {
+                    stop(world, number, Restart::Power).await;
+                    bring_up(world, number).await;
                 }
                 world.release(number);
             }
         }
-        88..96 => delete_records(world).await,
-        96..98 => grow(world).await,
+        86..95 => delete_records(world).await,
+        95..97 => grow(world).await,
         _ => renew(world).await,
     }
 }
@@ -205,6 +218,7 @@ async fn stop(world: &Arc<World>, number: usize, how: Restart) {
             let mut machines = lock(&world.machines);
             machines[number].device = MemoryDevice::durable();
             machines[number].wiped = Some(world.executor.now());
+            machines[number].follow = Some(world.leader());
         }
     }
     world.say(format_args!("machine {number} is down: {how:?} {loss:?}"));
@@ -391,7 +405,12 @@ async fn delete_records(world: &Arc<World>) {
     let Some(topic) = lock(&world.load).topics.get(STABLE).copied() else { return };
     let index = world.executor.draw(0..topic.partitions as u64) as i32;
     let partition = TopicPartition::new(STABLE, index);
-    let Some(end) = world.log_end(world.leader(), &partition) else { return };
+    let Some(mut end) = world.log_end(world.leader(), &partition) else { return };
+    if world.plan.loses_leader {
+        // Who lacks what is deleted does not know its senders, and takes what they send again for new.
+        let ends = (0..world.plan.machines).map(|number| world.log_end(number, &partition).map_or(0, |end| end.end));
+        end.end = ends.min().unwrap_or(0).max(end.start);
+    }
     let offset = world.executor.draw(end.start as u64..end.end as u64 + 1) as i64;
     lock(&world.history).deleting(&partition, topic.creation, offset);
     let admin = world.admin();
@@ -400,19 +419,73 @@ async fn delete_records(world: &Arc<World>) {
     world.say(format_args!("records below {offset} of {partition} are deleted: {deleted:?}"));
 }
 
-/// The leader is lost for good: a follower is promoted, and follows it on a new disk what led before.
+/// The leader hands over to another machine; once or twice.
+async fn hand_over(world: &Arc<World>, number: usize) {
+    if world.plan.machines == 1 || world.is_moving.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let mut next = number;
+    loop {
+        if world.executor.hits(40) {
+            // At the worst moment the two do not hear each other any more.
+            let (world, former) = (Arc::clone(world), world.leader());
+            world.executor.clone().spawn(Owner::World, async move {
+                world.executor.sleep(world.executor.draw_ms(0..60)).await;
+                world.say(format_args!("{former} and {next} are cut off from each other"));
+                world.network.cut(former, next);
+                world.network.cut(next, former);
+                world.executor.sleep(world.executor.draw_ms(200..20_000)).await;
+                world.network.mend(former, next);
+                world.network.mend(next, former);
+            });
+        }
+        let outcome = promote_at(world, next, false).await;
+        world.say(format_args!("machine {next} is to lead: {outcome:?}"));
+        if outcome.is_err() {
+            // It may go on all the same for a while.
+            world.executor.sleep(QUIET * 2).await;
+        }
+        if outcome.is_err() || world.executor.hits(60) {
+            break;
+        }
+        next = (next + 1) % world.plan.machines;
+    }
+    world.is_moving.store(false, Ordering::Relaxed);
+}
+
+async fn promote_at(world: &World, number: usize, unclean: bool) -> Result<bool> {
+    let client = world.client(PROMOTER, &SimulatedClock::new(&world.executor), &world.addresses());
+    promote(&client, &Endpoint::new(format!("machine{number}"), 9092), unclean).await
+}
+
+/// The leader is lost for good: the furthest of all others is promoted, and what led before comes back later.
 async fn lose_leader(world: &Arc<World>) {
+    let executor = &world.executor;
+    let may_begin = || !world.is_moving.swap(true, Ordering::Relaxed);
+    if !world.wait_for(PATIENCE, may_begin).await {
+        return world.break_rule("leadership moves for ever".to_owned());
+    }
+    lose_leader_alone(world).await;
+    executor.sleep(QUIET).await;
+    world.is_moving.store(false, Ordering::Relaxed);
+}
+
+async fn lose_leader_alone(world: &Arc<World>) {
     let executor = &world.executor;
     let former = world.leader();
     let followers: Vec<usize> = (0..world.plan.machines).filter(|number| *number != former).collect();
     let partitions = lock(&world.load).topics.get(STABLE).map_or(0, |topic| topic.partitions);
     let names = partitions_of(STABLE, partitions);
-    // R - m + 1 followers have to answer, which is all of them where R - m = R - 2.
+    // Everybody has what there is, also who came with a new disk when a leader was lost before.
+    let end = |number: usize, name| world.log_end(number, name).map_or(0, |end| end.end);
+    let goal: Vec<i64> = names.iter().map(|name| end(former, name)).collect();
     let has_all = |number: &usize| {
         let machines = lock(&world.machines);
         let Some(embedded) = &machines[*number].running else { return false };
         let copies = embedded.with(|broker, _| broker.copies()).unwrap_or_default();
+        drop(machines);
         copies.iter().any(|copy| copy.name == STABLE && copy.partitions == partitions)
+            && names.iter().zip(&goal).all(|(name, goal)| end(*number, name) >= *goal)
     };
     if !world.wait_for(PATIENCE, || followers.iter().all(has_all)).await {
         return world.break_rule("followers do not come to have the topic".to_owned());
@@ -434,27 +507,18 @@ async fn lose_leader(world: &Arc<World>) {
         let all_answer = claimed.len() == followers.len() && followers.iter().all(|number| world.is_up(*number));
         let mut promoted = None;
         if let Some(number) = furthest.filter(|_| all_answer) {
-            let embedded = {
-                let machines = lock(&world.machines);
-                if let Some(follower) = &machines[number].follower {
-                    follower.stop();
-                }
-                machines[number].running.clone()
-            };
-            if let Some(embedded) = embedded {
-                match embedded.promote_copies(&[STABLE.to_owned()]).await {
-                    Ok(()) => promoted = Some(number),
-                    Err(error) => world.say(format_args!("machine {number} is not promoted: {error}")),
-                }
-            }
+            let outcome = promote_at(world, number, true).await;
+            world.say(format_args!("machine {number} is to lead, whatever it lacks: {outcome:?}"));
+            // Its answer may be lost.
+            world.note_leader(number);
+            promoted = (world.leader() == number).then_some(number);
         }
-        if let Some(number) = promoted {
-            *lock(&world.leader) = number;
-            world.network.set_leader(number);
+        if promoted.is_some() {
             lock(&world.history).leader_lost();
             let mut load = lock(&world.load);
             load.generation += 1;
-            load.committed = 0;
+            load.committed = (0, Duration::ZERO);
+            load.commits.clear();
             load.readers.clear();
         }
         for number in claimed {
@@ -464,15 +528,28 @@ async fn lose_leader(world: &Arc<World>) {
             break number;
         }
     };
-    world.say(format_args!("machine {promoted} leads"));
+    let epoch = lock(&world.leader).1;
+    let knows = |number: &usize| world.follows(*number).is_some_and(|(_, known)| known >= epoch);
+    if !world.wait_for(PATIENCE, || followers.iter().all(knows)).await {
+        return world.break_rule(format!("followers are not told that machine {promoted} leads"));
+    }
     executor.sleep(executor.draw_ms(1..4_000)).await;
-    // It comes back with what it had, in an epoch below the other's, or with a new disk.
+    // It comes back with what it had, and takes itself for the leader until it is told; or with a new disk.
     if executor.hits(30) {
         stop(world, former, Restart::Wiped).await;
     }
+    let astray = [READER, CLIENTS + 50, CLIENTS + 60, PROMOTER];
+    for client in astray {
+        world.network.cut(client, former);
+    }
     bring_up(world, former).await;
     world.release(former);
-    executor.spawn(Owner::World, workload::read(Arc::clone(world), CLIENTS + 10 + former, Some(former)));
+    if !world.wait_for(PATIENCE, || knows(&former)).await {
+        world.break_rule(format!("machine {former} is not told that another leads: {:?}", world.follows(former)));
+    }
+    for client in astray {
+        world.network.mend(client, former);
+    }
 }
 
 impl World {
@@ -484,7 +561,6 @@ impl World {
 
 /// The faults end: everything is settled, everybody catches up, and all logs are the same.
 async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
-    let executor = &world.executor;
     world.is_troubled.store(false, Ordering::Relaxed);
     world.say(format_args!("no more faults"));
     if !world.wait_for(PATIENCE * 2, || under_way.load(Ordering::Relaxed) == 0).await {
@@ -507,7 +583,6 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
         return world.break_rule(format!("{} sends are not settled in time", unsettled()));
     }
 
-    let leader = world.leader();
     let topics: Vec<(&'static str, TopicState)> = lock(&world.load)
         .topics
         .iter()
@@ -520,6 +595,17 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
             partitions_of(name, topic.partitions).into_iter().map(|partition| (partition, topic.creation))
         })
         .collect();
+    let astray = || {
+        (0..world.plan.machines).find(|number| {
+            let follows = world.follows(*number).map(|(leader, _)| leader);
+            follows != Some((*number != world.leader()).then_some(world.leader() as i32))
+        })
+    };
+    if !world.wait_for(PATIENCE, || astray().is_none()).await {
+        let found: Vec<_> = (0..world.plan.machines).map(|number| world.follows(number)).collect();
+        return world.break_rule(format!("machine {:?} does not know who leads: {found:?}", astray()));
+    }
+    let leader = world.leader();
     let behind = || {
         partitions.iter().find_map(|(partition, _)| {
             // Where they begin may differ: that records were deleted is not waited for by followers, nor by the deletion itself.
@@ -529,39 +615,19 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
                 "machine {other} does not catch up at {partition}: {:?}, leader {:?}, {:?}",
                 world.log_end(other, partition),
                 world.log_end(leader, partition),
-                lock(&world.machines)[other].follower.as_ref().map(|follower| (follower.error(), follower.status()))
+                world.follower(other).map(|follower| (follower.error(), follower.status()))
             ))
         })
     };
-    let deadline = executor.now() + PATIENCE;
-    while behind().is_some() && executor.now() < deadline {
-        executor.sleep(Duration::from_millis(200)).await;
-        // A follower that has not seen a topic go keeps it, and says what to do.
-        for number in (0..world.plan.machines).filter(|number| *number != leader) {
-            let stuck = {
-                let machines = lock(&world.machines);
-                let error = machines[number].follower.as_ref().and_then(crate::replication::Follower::error);
-                let is_stuck = error.is_some_and(|error| error.contains(&format!("topic={FLEETING} ")));
-                machines[number].running.clone().filter(|_| is_stuck)
-            };
-            if let Some(embedded) = stuck {
-                let deleted = embedded.delete_copy(FLEETING).await;
-                world.say(format_args!("machine {number} is rid of its former {FLEETING}: {deleted:?}"));
-            }
-        }
-    }
+    world.wait_for(PATIENCE, || behind().is_none()).await;
     if behind().is_some() {
         world.break_rule(behind().unwrap_or_default());
     }
     let lagging = || {
         let load = lock(&world.load);
-        let readers = 0..world.plan.machines;
-        readers.into_iter().map(|number| CLIENTS + 10 + number).find_map(|reader| {
+        let readers = std::iter::once(READER).chain((0..world.plan.machines).map(|number| READER_AT + number));
+        readers.into_iter().find_map(|reader| {
             let at = load.readers.get(&reader);
-            if reader == CLIENTS + 10 + leader && leader != 0 {
-                // The promoted machine has two readers; it is enough that the leader's gets everything.
-                return None;
-            }
             partitions.iter().filter(|(partition, _)| *partition.topic == *STABLE).find_map(|(partition, _)| {
                 let end = world.log_end(leader, partition).filter(|end| end.start < end.end)?;
                 let next = at.and_then(|at| at.get(partition)).copied();
@@ -579,7 +645,7 @@ async fn finish(world: &Arc<World>, under_way: &Arc<AtomicUsize>) {
         lock(&world.history).check_end(partition, *creation, start, leader, &machines);
     }
 
-    let committed = lock(&world.load).committed;
+    let committed = lock(&world.load).least_committed();
     let admin = world.admin();
     let listed = until_settled(world, || admin.list_group_offsets(GROUP, None, CALL)).await;
     let found = listed.map(|offsets| offsets.get(&TopicPartition::new(STABLE, 0)).map_or(0, |found| found.offset));

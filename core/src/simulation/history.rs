@@ -118,6 +118,25 @@ impl History {
         }
     }
 
+    /// A reader that asks one broker alone has a batch, from `from` on.
+    pub(super) fn read_batch(&mut self, reader: &str, partition: &TopicPartition, from: i64, batch: &Batch) {
+        let read = batch.check_crc().and_then(|()| batch.records(Limits::MAX_DECOMPRESSED_BYTES));
+        let records = match read {
+            Ok(records) => records,
+            Err(error) => return self.break_rule(format!("{reader}: a batch cannot be read at {partition}: {error}")),
+        };
+        for record in records.iter() {
+            match record.map(|record| (record.offset, record.value.and_then(RecordId::parse))) {
+                Ok((offset, _)) if offset < from => {}
+                Ok((offset, Some(id))) => {
+                    self.reads += 1;
+                    self.fix(partition, offset, id, reader);
+                }
+                other => self.break_rule(format!("{reader}: a record that nobody sent at {partition}: {other:?}")),
+            }
+        }
+    }
+
     /// Somebody asked for the records below `offset` to be deleted.
     pub(super) fn deleting(&mut self, partition: &TopicPartition, creation: u32, offset: i64) {
         let known = self.known.entry((partition.clone(), creation)).or_default();
@@ -131,6 +150,7 @@ impl History {
             known.fixed.retain(|_, id| acknowledged.contains(id));
         }
         self.told.clear();
+        self.watermarks.clear();
     }
 
     /// A broker has answered a fetch of a consumer's.
@@ -168,11 +188,6 @@ impl History {
         }
     }
 
-    /// The largest high watermark that a broker has told readers of, since it was started.
-    pub(super) fn watermark(&self, owner: Owner, partition: &TopicPartition) -> i64 {
-        self.watermarks.get(&(owner, partition.clone())).copied().unwrap_or(0)
-    }
-
     /// A broker has answered a produce request: what it acknowledges with `acks=all` is synced, by as many machines as the
     /// topic asks for. `wiped`: whether a machine has lost its disk lately, and with it the proof.
     pub(super) fn produced(
@@ -206,7 +221,7 @@ impl History {
                     let batches = batches(files, &directory);
                     ends.push(batches.last().map(Batch::next_offset));
                     // Below where its log begins it was deleted.
-                    let is_below = batches.first().is_some_and(|first| first.base_offset() > answer.base_offset);
+                    let is_below = first_offset(files, &directory).is_some_and(|first| first > answer.base_offset);
                     let holds = |found: &Batch| found.base_offset() == answer.base_offset && found.crc() == batch.crc();
                     if is_below || batches.iter().any(holds) {
                         holders.push(machine.number);
@@ -243,7 +258,10 @@ impl History {
                 if machine.number == leader {
                     continue;
                 }
-                let Some(start) = leaders.keys().next().copied() else { continue };
+                // What was to be deleted goes in any order.
+                let Some(start) = leaders.keys().next().map(|first| (*first).max(self.start_of(&partition))) else {
+                    continue;
+                };
                 let below = batches.iter().filter(|batch| batch.next_offset() <= high_watermark);
                 for batch in below.filter(|batch| batch.base_offset() >= start) {
                     if leaders.get(&batch.base_offset()) != Some(batch) {
@@ -260,11 +278,16 @@ impl History {
         }
     }
 
+    /// The largest log start that somebody asked for, of any topic of that name.
+    fn start_of(&self, partition: &TopicPartition) -> i64 {
+        let known = self.known.iter().filter(|((known, _), _)| known == partition);
+        known.map(|(_, known)| known.start).max().unwrap_or(0)
+    }
+
     fn check_order(&mut self, machine: usize, directory: &str, batches: &[Batch]) {
         // Segments of records that were to be deleted may go in any order.
-        let is_it = |partition: &TopicPartition| partition.to_string() == directory;
-        let known = self.known.iter().filter(|((partition, _), _)| is_it(partition));
-        let start = known.map(|(_, known)| known.start).max().unwrap_or(0);
+        let it = self.known.keys().map(|(partition, _)| partition).find(|partition| partition.to_string() == directory);
+        let start = it.map_or(0, |partition| self.start_of(partition));
         for pair in batches.windows(2) {
             let (first, second) = (&pair[0], &pair[1]);
             if second.base_offset() != first.next_offset() && second.base_offset() > start {
@@ -390,6 +413,13 @@ fn batches(files: &BTreeMap<String, Bytes>, directory: &str) -> Vec<Batch> {
         }
     }
     batches
+}
+
+/// Where the first segment of a partition begins: what was below is deleted.
+fn first_offset(files: &BTreeMap<String, Bytes>, directory: &str) -> Option<i64> {
+    let prefix = format!("{directory}/");
+    let names = files.range(prefix.clone()..).map_while(|(path, _)| path.strip_prefix(&prefix));
+    names.filter_map(|name| name.strip_suffix(".log")?.parse().ok()).min()
 }
 
 /// The topic's name of a partition, shared.

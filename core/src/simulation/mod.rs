@@ -15,7 +15,9 @@
 //!   arrive late, after those of a newer connection (R1).
 //! - Followers that stop, start, or come back empty (R1, R3); topics made, grown, deleted and made anew under the same name,
 //!   records deleted (R4).
-//! - The leader lost for good: a follower is promoted, and what led before follows it on a new disk (R2, the double failover).
+//! - The leader hands over to a follower, asked as users ask (ElectLeaders), and whatever happens meanwhile.
+//! - The leader lost for good: a follower is promoted, and what led before comes back with what it had, is told, and follows; or
+//!   it does on a new disk (R2). Then the next one is lost (the double failover).
 //!
 //! # Rules
 //! - What a producer was told with `acks=all` is synced at that moment, on the leader and on as many machines together as
@@ -25,15 +27,16 @@
 //! - What anybody has read, of any machine, stands at that offset for good, unless the leader is lost for good: then what was
 //!   acknowledged as above does. Nobody reads past the high watermark, which never goes back on a connection.
 //! - An idempotent producer's records are there once, and in the order of `send` in each partition.
+//! - Never do two brokers lead in one epoch.
 //! - Logs have no gaps, leader epochs rise along them, and below a follower's high watermark it has the leader's bytes.
 //! - Committed offsets that were acknowledged do not go back.
 //! - A broker opens again after whatever has happened. When faults have ended, every send is settled, every follower and every
 //!   reader catches up, and all logs are the same.
 //!
 //! Where the simulation is kinder than the world: a process that starts again after a sync has failed finds what the disk has,
-//! because the power was cut between; wall clocks jump by less than a producer is remembered; nobody reads from a follower that
-//! was restarted until it has settled with its leader, for it shows all that it has; the leader that was lost comes back on a new
-//! disk, because a promoted follower's epoch may be one that it has written in.
+//! because the power was cut between; wall clocks jump by less than a producer is remembered; a leader that was lost comes back when
+//! those who answered at the promotion know of the next one (or they could acknowledge with it), and nobody reads from it or
+//! commits there before it has been told (whoever asks a leader of the past is answered by it).
 //!
 //! Not simulated: transactions (the broker takes none), compaction and retention by time, bit rot (D6, `log`'s own tests).
 
@@ -47,7 +50,6 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,12 +57,12 @@ use std::time::Duration;
 
 use self::executor::{Executor, Owner, SimulatedClock};
 use self::history::{History, Machine};
-use self::network::{LEADER, Listening, Network};
+use self::network::{Listening, Network};
 pub use self::sabotage::Rule;
 use crate::broker::BrokerConfig;
 use crate::client::{Client, ClientConfig, TopicPartition};
 use crate::protocol::{Request, Response};
-use crate::replication::{ClusterSource, Follower, FollowerOptions, LocalLogs};
+use crate::replication::{Connect, Follower, LocalLogs, Member, MemberOptions};
 use crate::storage::memory::{Loss, MemoryDevice};
 use crate::transport::{Embedded, Endpoint, Runner};
 use crate::{Error, ErrorKind};
@@ -141,11 +143,13 @@ struct World {
     history: Mutex<History>,
     trace: Mutex<String>,
     faults: AtomicU64,
+    /// Whether leadership is being moved.
+    is_moving: AtomicBool,
     /// Whether faults go on; clients send as long.
     is_troubled: AtomicBool,
     is_over: AtomicBool,
-    /// Who leads; the number of a machine.
-    leader: Mutex<usize>,
+    /// Who leads, the number of a machine, and in which leader epoch.
+    leader: Mutex<(usize, i32)>,
     load: Mutex<workload::Load>,
 }
 
@@ -167,7 +171,9 @@ struct Place {
     clock: SimulatedClock,
     starts: u64,
     running: Option<Embedded>,
-    follower: Option<Follower>,
+    member: Option<Member>,
+    /// Whom it was told to follow when it was begun.
+    follow: Option<usize>,
     /// Whether syncs are slow.
     is_slow: bool,
     /// Whether a sync may have failed: only a power cut makes clear what its disk has.
@@ -176,8 +182,6 @@ struct Place {
     is_busy: bool,
     /// When its disk was last replaced by an empty one.
     wiped: Option<Duration>,
-    /// Where its logs ended when it was opened as a follower: it shows all of that, which its leader may not yet.
-    opened: BTreeMap<TopicPartition, i64>,
 }
 
 impl World {
@@ -194,17 +198,17 @@ impl World {
             segment_bytes: [700, 2_000, 1 << 20][executor.draw(0..3) as usize],
             delivery_timeout_ms: [5_000, 60_000][executor.draw(0..2) as usize],
         };
-        let places = (0..machines).map(|_| Place {
+        let places = (0..machines).map(|number| Place {
             device: MemoryDevice::durable(),
             clock: SimulatedClock::new(executor),
             starts: 0,
             running: None,
-            follower: None,
+            member: None,
+            follow: (number > 0).then_some(0),
             is_slow: false,
             is_tainted: false,
             is_busy: false,
             wiped: None,
-            opened: BTreeMap::new(),
         });
         let world = Arc::new(Self {
             executor: executor.clone(),
@@ -216,9 +220,10 @@ impl World {
             history: Mutex::default(),
             trace: Mutex::default(),
             faults: AtomicU64::new(0),
+            is_moving: AtomicBool::new(false),
             is_troubled: AtomicBool::new(true),
             is_over: AtomicBool::new(false),
-            leader: Mutex::new(0),
+            leader: Mutex::new((0, 0)),
             load: Mutex::default(),
         });
         world.say(format_args!("{plan:?} broken={:?}", options.broken));
@@ -250,10 +255,36 @@ impl World {
     }
 
     fn leader(&self) -> usize {
-        *lock(&self.leader)
+        lock(&self.leader).0
+    }
+
+    /// Looks whether a machine leads by now. Of two that say so it is the one in the later epoch; never are two in the same.
+    fn note_leader(&self, number: usize) {
+        let Some(embedded) = lock(&self.machines)[number].running.clone() else { return };
+        let found = embedded.with(|broker, _| (broker.leader().is_none(), broker.promoted(), broker.leader_epoch()));
+        let Ok((true, Ok(promoted), epoch)) = found else { return };
+        let (leader, leads_in) = *lock(&self.leader);
+        if promoted.is_none() && number != leader {
+            // It looks for a leader.
+            return;
+        }
+        if epoch == leads_in && number != leader {
+            self.break_rule(format!("machines {leader} and {number} lead in one epoch {epoch}"));
+        }
+        if epoch > leads_in {
+            self.say(format_args!("machine {number} leads in epoch {epoch}"));
+            *lock(&self.leader) = (number, epoch);
+        }
+    }
+
+    /// The addresses of all machines.
+    fn addresses(&self) -> String {
+        let addresses: Vec<String> = (0..self.plan.machines).map(|number| format!("machine{number}:9092")).collect();
+        addresses.join(",")
     }
 
     fn observe(&self, seen: &network::Seen<'_>) {
+        self.note_leader(seen.machine);
         match (seen.request, seen.response) {
             (Request::Produce(request), Response::Produce(response)) => {
                 let machines = self.checked_machines();
@@ -315,7 +346,10 @@ impl World {
     /// A client that runs on `from`.
     fn client(&self, from: usize, clock: &SimulatedClock, bootstrap: &str) -> Client {
         let config = ClientConfig {
-            bootstrap_servers: vec![Endpoint::new(bootstrap, 9092)],
+            bootstrap_servers: bootstrap
+                .split(',')
+                .map(|address| Endpoint::new(address.trim_end_matches(":9092"), 9092))
+                .collect(),
             seed: Some(self.executor.chance().next()),
             ..ClientConfig::default()
         };
@@ -369,58 +403,69 @@ impl World {
         self.say(format_args!("machine {number} is up, start {owner:?} recovered={recovered:?}"));
         self.executor.spawn(owner, embedded.drive());
         self.network.listen(number, Listening { embedded: embedded.clone(), device, owner });
-        let opened = self.names().into_iter().filter_map(|partition| {
-            let end =
-                embedded.with(|broker, _| broker.log_end(&partition.topic, partition.partition)).ok().flatten()?;
-            Some((partition, end.end))
-        });
-        let opened = opened.collect();
-        {
-            let mut machines = lock(&self.machines);
-            machines[number].running = Some(embedded);
-            machines[number].opened = opened;
-        }
-        if number != self.leader() {
-            self.follow(number);
-        }
-        true
+        lock(&self.machines)[number].running = Some(embedded);
+        self.join(number)
     }
 
-    /// Starts following the leader on a machine that runs.
-    fn follow(self: &Arc<Self>, number: usize) {
-        let (embedded, clock, owner) = {
+    /// Makes the broker on a machine a member of the cluster. Says whether it is one: its disk may be off, or full.
+    fn join(self: &Arc<Self>, number: usize) -> bool {
+        let (embedded, clock, owner, follow) = {
             let machines = lock(&self.machines);
             let place = &machines[number];
-            let Some(embedded) = place.running.clone() else { return };
-            (embedded, place.clock.clone(), Owner::Machine(number, place.starts))
+            let Some(embedded) = place.running.clone() else { return false };
+            (embedded, place.clock.clone(), Owner::Machine(number, place.starts), place.follow)
         };
-        let source = ClusterSource::new(self.client(number, &clock, LEADER));
-        let options = FollowerOptions {
-            replica_id: Some(number as i32),
-            follow_deletions: true,
-            refresh_interval: Duration::from_millis(700),
-            ..FollowerOptions::default()
-        };
+        let world = Arc::downgrade(self);
+        let connect: Connect = Arc::new(move |addresses| match world.upgrade() {
+            Some(world) => Ok(world.client(number, &clock, addresses)),
+            None => Err(Error::new(ErrorKind::Closed, "the simulation is over")),
+        });
+        let mut options = MemberOptions::new(connect, follow.map(|leader| format!("machine{leader}:9092")));
+        options.follower.refresh_interval = Duration::from_millis(700);
         let logs: Arc<dyn LocalLogs> = match self.options.broken {
-            Some(rule) => rule.logs(embedded),
-            None => Arc::new(embedded),
+            Some(rule) => rule.logs(embedded.clone()),
+            None => Arc::new(embedded.clone()),
         };
-        let (follower, driver) = Follower::new(source, logs, options);
-        if let Some(before) = lock(&self.machines)[number].follower.replace(follower) {
+        let (member, driver) = match Member::with_logs(embedded, logs, options) {
+            Ok(made) => made,
+            Err(error) => {
+                self.say(format_args!("machine {number} is no member: {error}"));
+                return false;
+            }
+        };
+        if let Some(before) = lock(&self.machines)[number].member.replace(member) {
             before.stop();
         }
         let world = Arc::clone(self);
         self.executor.spawn(owner, async move {
             let ended = driver.await;
-            world.say(format_args!("machine {number} follows no more: {ended:?}"));
+            world.say(format_args!("machine {number} is a member no more: {ended:?}"));
             if ended.is_err() {
                 // As who runs it would: after a sync that failed a new process cannot know what the disk has.
                 let restarting = Arc::clone(&world);
                 world.executor.spawn(Owner::World, async move {
+                    restarting.wait_for(PATIENCE, || restarting.is_idle(number)).await;
                     faults::restart(&restarting, number, faults::Restart::Power).await;
                 });
             }
         });
+        true
+    }
+
+    /// Whether nothing is being done with a machine.
+    fn is_idle(&self, number: usize) -> bool {
+        !lock(&self.machines)[number].is_busy
+    }
+
+    /// What follows on a machine.
+    fn follower(&self, number: usize) -> Option<Follower> {
+        lock(&self.machines)[number].member.as_ref().and_then(Member::follower)
+    }
+
+    /// Whom a machine follows, and in which epoch it is; `None` while it is down.
+    fn follows(&self, number: usize) -> Option<(Option<i32>, i32)> {
+        let embedded = lock(&self.machines)[number].running.clone()?;
+        embedded.with(|broker, _| (broker.leader().map(|leader| leader.node_id), broker.leader_epoch())).ok()
     }
 
     /// Ends everything on a machine at once. Its disk stays as it is.
@@ -429,7 +474,7 @@ impl World {
             let mut machines = lock(&self.machines);
             let place = &mut machines[number];
             place.running = None;
-            place.follower = None;
+            place.member = None;
             Owner::Machine(number, place.starts)
         };
         self.network.silence(number);
@@ -463,22 +508,16 @@ impl World {
         history::partitions_of(STABLE, partitions)
     }
 
-    /// Whether what a machine shows is what the leader shows, too. A follower that was restarted shows all it has, until it has
-    /// asked its leader what that is worth; see `opened`.
+    /// Whether what a machine shows is what the leader shows, or showed. After a leader was lost with its disk a follower is asked
+    /// when it has settled with the next one: what it shows before that may be lost.
     fn is_readable(&self, number: usize) -> bool {
-        let (leader, names) = (self.leader(), self.names());
-        let machines = lock(&self.machines);
-        let (place, owner) = (&machines[number], Owner::Machine(leader, machines[leader].starts));
-        let history = lock(&self.history);
-        let is_shown = |(partition, opened): (&TopicPartition, &i64)| {
-            let end = place.running.as_ref().map(|running| {
-                running.with(|broker, _| broker.log_end(&partition.topic, partition.partition).map_or(0, |end| end.end))
-            });
-            history.watermark(owner, partition) >= end.and_then(Result::ok).unwrap_or(i64::MAX).min(*opened)
-        };
-        let status = place.follower.as_ref().map(Follower::status).unwrap_or_default();
+        if number == self.leader() || lock(&self.load).generation == 0 {
+            return true;
+        }
+        let status = self.follower(number).map(|follower| follower.status()).unwrap_or_default();
         let is_settled = |name: &TopicPartition| status.get(name).is_some_and(|status| status.at_end.is_some());
-        number == leader || (names.iter().all(is_settled) && place.opened.iter().all(is_shown))
+        self.follows(number).is_some_and(|(leader, _)| leader == Some(self.leader() as i32))
+            && self.names().iter().all(is_settled)
     }
 
     /// Where a partition begins and ends on a machine, and in which epoch.

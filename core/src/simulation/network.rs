@@ -21,9 +21,6 @@ use crate::storage::memory::MemoryDevice;
 use crate::transport::{Embedded, Endpoint, Transport};
 use crate::{Error, ErrorKind, Result};
 
-/// The host whose connections lead to whoever leads.
-pub(super) const LEADER: &str = "leader";
-
 /// Sees answers as a broker gives them, before the network has them.
 pub(super) type Observer = Arc<dyn Fn(&Seen<'_>) + Send + Sync>;
 
@@ -62,7 +59,6 @@ impl fmt::Debug for Network {
 
 struct State {
     listening: BTreeMap<usize, Listening>,
-    leader: usize,
     /// From whom to whom nothing gets through.
     cut: BTreeSet<(usize, usize)>,
     /// Of a hundred requests, with how many the connection breaks.
@@ -79,7 +75,6 @@ impl Network {
     pub(super) fn new(executor: &Executor) -> Self {
         let state = State {
             listening: BTreeMap::new(),
-            leader: 0,
             cut: BTreeSet::new(),
             breaks: 0,
             max_delay: 3,
@@ -114,11 +109,6 @@ impl Network {
         for line in self.lines_of(|line| line.to == machine) {
             self.break_line(&line, "the broker has gone");
         }
-    }
-
-    /// The one that clients are led to.
-    pub(super) fn set_leader(&self, machine: usize) {
-        lock(&self.state).leader = machine;
     }
 
     /// Keeps what goes from `from` to `to` from arriving, until it is let through again.
@@ -206,8 +196,7 @@ impl Simulated {
         let to = {
             let state = lock(&self.network.state);
             let named = endpoint.host.strip_prefix("machine").and_then(|number| number.parse().ok());
-            let to = if endpoint.host == LEADER { Some(state.leader) } else { named };
-            to.filter(|to| state.listening.contains_key(to))
+            named.filter(|to| state.listening.contains_key(to))
         };
         let Some(to) = to else {
             lock(&self.lines).remove(endpoint);

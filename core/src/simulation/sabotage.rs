@@ -24,12 +24,23 @@ pub enum Rule {
     HighWatermark,
     /// A producer's batch is known again when it is sent again.
     Idempotence,
+    /// A leader that has given its vote stands back.
+    StandingBack,
+    /// A leader that learns of a later one follows it.
+    Fencing,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Truncation, Self::FollowerSync, Self::AcksAll, Self::HighWatermark, Self::Idempotence];
+    pub const ALL: [Self; 7] = [
+        Self::Truncation,
+        Self::FollowerSync,
+        Self::AcksAll,
+        Self::HighWatermark,
+        Self::Idempotence,
+        Self::StandingBack,
+        Self::Fencing,
+    ];
 
     pub(super) fn spoil(self) -> Option<Spoil> {
         match self {
@@ -47,6 +58,20 @@ impl Rule {
                         let batch = data.records.take().and_then(|bytes| Batch::single(bytes).ok());
                         data.records = batch.map(|batch| batch.with_producer(ProducerFields::NONE).as_bytes().clone());
                     }
+                }
+                request
+            }),
+            Self::StandingBack => Some(|mut request| {
+                if let Request::Vote(vote) = &mut request {
+                    let asked = vote.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+                    asked.for_each(|asked| asked.pre_vote = true);
+                }
+                request
+            }),
+            Self::Fencing => Some(|mut request| {
+                if let Request::BeginQuorumEpoch(begun) = &mut request {
+                    let told = begun.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+                    told.for_each(|told| told.leader_epoch = 0);
                 }
                 request
             }),

@@ -6,12 +6,19 @@ use std::time::Duration;
 
 use super::executor::{Owner, SimulatedClock};
 use super::history::{RecordId, partitions_of};
-use super::network::LEADER;
 use super::{CLIENTS, FLEETING, REQUEST_TIMEOUT, STABLE, World, lock};
 use crate::client::{
     Admin, Client, Consumer, ConsumerConfig, OffsetAndMetadata, Options, Producer, ProducerConfig, TopicPartition,
 };
+use crate::protocol::messages::FetchRequest;
+use crate::protocol::messages::fetch::{FetchPartition, FetchTopic};
+use crate::protocol::{ErrorCode, Response};
+use crate::record::Batch;
+use crate::transport::Endpoint;
 use crate::{Error, ErrorKind};
+
+/// How long after a call was given up its request may arrive.
+const LATE: Duration = Duration::from_secs(2);
 
 /// The group that offsets are committed for.
 pub(super) const GROUP: &str = "readers";
@@ -27,8 +34,10 @@ pub(super) struct Load {
     pub(super) failed: u64,
     /// Where each reader is.
     pub(super) readers: BTreeMap<usize, BTreeMap<TopicPartition, i64>>,
-    /// The last offset whose commit was acknowledged.
-    pub(super) committed: i64,
+    /// The last offset whose commit was acknowledged, and when.
+    pub(super) committed: (i64, Duration),
+    /// Each commit, and when it was answered or given up: what was given up may arrive later still.
+    pub(super) commits: Vec<(i64, Duration)>,
     /// Counts the leaders that were lost: who reads begins anew.
     pub(super) generation: u64,
 }
@@ -49,20 +58,21 @@ impl World {
     }
 
     pub(super) fn admin(&self) -> Admin {
-        Admin::new(self.client(CLIENTS + 50, &SimulatedClock::new(&self.executor), LEADER))
+        Admin::new(self.client(CLIENTS + 50, &SimulatedClock::new(&self.executor), &self.addresses()))
     }
 
-    fn options(&self, bootstrap: &str) -> Options {
+    /// A client's options. It knows all machines, and finds out who leads.
+    fn options(&self) -> Options {
         let seed = (self.executor.chance().next() >> 2) as i64;
         Options::new()
-            .with("bootstrap_servers", format!("{bootstrap}:9092").as_str())
+            .with("bootstrap_servers", self.addresses().as_str())
             .with("seed", seed)
             .with("metadata_max_age_ms", 2_000_i64)
             .with("allow_auto_create_topics", false)
     }
 
     fn producer(&self, number: usize, clock: &SimulatedClock, is_careless: bool) -> Option<(Producer, u32)> {
-        let mut options = self.options(LEADER);
+        let mut options = self.options();
         options
             .set("delivery_timeout_ms", self.plan.delivery_timeout_ms as i64)
             .set("request_timeout_ms", REQUEST_TIMEOUT.as_millis() as i64)
@@ -144,15 +154,14 @@ pub(super) async fn produce(world: Arc<World>, number: usize, is_careless: bool)
     }
 }
 
-/// Reads to the end, from the leader or from a machine whatever it is.
-pub(super) async fn read(world: Arc<World>, number: usize, at: Option<usize>) {
+/// Reads to the end as a client does, from whoever leads.
+pub(super) async fn read(world: Arc<World>, number: usize) {
     let executor = &world.executor;
     let clock = SimulatedClock::new(executor);
-    let name = at.map_or("reader of the leader".to_owned(), |machine| format!("reader of machine {machine}"));
+    let name = "reader of the leader";
     loop {
-        let bootstrap = at.map_or(LEADER.to_owned(), |machine| format!("machine{machine}"));
         let options = world
-            .options(&bootstrap)
+            .options()
             .with("auto_offset_reset", "earliest")
             .with("request_timeout_ms", REQUEST_TIMEOUT.as_millis() as i64)
             .with("fetch_max_wait_ms", 500_i64);
@@ -166,15 +175,11 @@ pub(super) async fn read(world: Arc<World>, number: usize, at: Option<usize>) {
         let generation = lock(&world.load).generation;
         let is_stale = || lock(&world.load).generation != generation;
         while !is_stale() {
-            if at.is_some_and(|machine| !world.is_readable(machine)) {
-                executor.sleep(Duration::from_millis(200)).await;
-                break;
-            }
             let wanted: Vec<TopicPartition> = {
                 let load = lock(&world.load);
                 load.topics
                     .iter()
-                    .filter(|(name, topic)| topic.is_open && (at.is_none() || **name == STABLE))
+                    .filter(|(_, topic)| topic.is_open)
                     .flat_map(|(name, topic)| partitions_of(name, topic.partitions))
                     .collect()
             };
@@ -185,11 +190,10 @@ pub(super) async fn read(world: Arc<World>, number: usize, at: Option<usize>) {
                 assigned = wanted;
             }
             match consumer.poll(Duration::from_millis(500), None).await {
-                // What comes while the machine is restarted may be from either life of it.
-                Ok(polled) if !is_stale() && at.is_none_or(|machine| world.is_readable(machine)) => {
+                Ok(polled) if !is_stale() => {
                     for batch in &polled.batches {
                         world.say(format_args!("{name}: {} {} to {}", batch.partition, batch.from, batch.to));
-                        lock(&world.history).read(&name, batch);
+                        lock(&world.history).read(name, batch);
                         let mut load = lock(&world.load);
                         load.readers.entry(number).or_default().insert(batch.partition.clone(), batch.to);
                     }
@@ -204,9 +208,78 @@ pub(super) async fn read(world: Arc<World>, number: usize, at: Option<usize>) {
     }
 }
 
+/// Reads to the end what one machine shows, whatever it is (KIP-392's fetch from a follower).
+pub(super) async fn read_at(world: Arc<World>, number: usize, machine: usize) {
+    let executor = &world.executor;
+    let name = format!("reader of machine {machine}");
+    let transport = world.network.transport(number, REQUEST_TIMEOUT);
+    let endpoint = Endpoint::new(format!("machine{machine}"), 9092);
+    let mut positions: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    let mut generation = 0;
+    loop {
+        executor.sleep(executor.draw_ms(1..300)).await;
+        if !world.is_readable(machine) {
+            continue;
+        }
+        let now = lock(&world.load).generation;
+        if std::mem::replace(&mut generation, now) != now {
+            positions.clear();
+        }
+        for partition in world.names() {
+            let offset = positions.get(&partition).copied().unwrap_or(0);
+            let wanted = FetchPartition {
+                partition: partition.partition,
+                current_leader_epoch: -1,
+                fetch_offset: offset,
+                last_fetched_epoch: -1,
+                log_start_offset: -1,
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            };
+            let topic = FetchTopic { topic: STABLE.to_owned(), partitions: vec![wanted], ..Default::default() };
+            let request = FetchRequest {
+                replica_id: -1,
+                max_wait_ms: 100,
+                min_bytes: 1,
+                max_bytes: 1 << 20,
+                session_epoch: -1,
+                topics: vec![topic],
+                ..Default::default()
+            };
+            let starts = lock(&world.machines)[machine].starts;
+            let Ok(Response::Fetch(answer)) = transport.call(&endpoint, request.into()).await else { continue };
+            // What comes while the machine is restarted may be from either life of it.
+            let is_stale =
+                lock(&world.machines)[machine].starts != starts || lock(&world.load).generation != generation;
+            if is_stale || !world.is_readable(machine) {
+                continue;
+            }
+            let data = answer.responses.into_iter().flat_map(|topic| topic.partitions).next().unwrap_or_default();
+            if data.error_code == ErrorCode::OFFSET_OUT_OF_RANGE {
+                let start = world.log_end(machine, &partition).map_or(0, |end| end.start);
+                if start > offset {
+                    positions.insert(partition, start);
+                }
+                continue;
+            }
+            let mut records = data.records.unwrap_or_default();
+            let mut next = offset;
+            while let Ok(Some(batch)) = Batch::split(&mut records) {
+                lock(&world.history).read_batch(&name, &partition, offset, &batch);
+                next = batch.next_offset();
+            }
+            if next > offset {
+                world.say(format_args!("{name}: {partition} {offset} to {next}"));
+                lock(&world.load).readers.entry(number).or_default().insert(partition.clone(), next);
+                positions.insert(partition, next);
+            }
+        }
+    }
+}
+
 /// Commits offsets that rise, as long as there are faults.
 pub(super) async fn commit(world: Arc<World>) {
-    let admin = Admin::new(world.client(CLIENTS + 60, &SimulatedClock::new(&world.executor), LEADER));
+    let admin = Admin::new(world.client(CLIENTS + 60, &SimulatedClock::new(&world.executor), &world.addresses()));
     let partition = TopicPartition::new(STABLE, 0);
     let mut offset = 0;
     while world.is_troubled() {
@@ -215,15 +288,26 @@ pub(super) async fn commit(world: Arc<World>) {
         let generation = lock(&world.load).generation;
         let offsets = HashMap::from([(partition.clone(), OffsetAndMetadata::new(offset))]);
         let committed = admin.alter_group_offsets(GROUP, &offsets, Duration::from_secs(5)).await;
+        let now = world.executor.now();
+        lock(&world.load).commits.push((offset, now));
         match committed.map(|mut results| results.remove(&partition)) {
             Ok(Some(Ok(()))) => {
                 let mut load = lock(&world.load);
                 if load.generation == generation {
                     world.say(format_args!("committed {offset}"));
-                    load.committed = offset;
+                    load.committed = (offset, now);
                 }
             }
             other => world.say(format_args!("commit of {offset} failed: {other:?}")),
         }
+    }
+}
+
+impl Load {
+    /// The least offset that may be committed now: one that was on its way when the last was acknowledged may have come after it.
+    pub(super) fn least_committed(&self) -> i64 {
+        let (last, at) = self.committed;
+        let late = self.commits.iter().filter(|(_, ended)| *ended + LATE > at).map(|(offset, _)| *offset);
+        late.min().map_or(last, |late| late.min(last))
     }
 }
