@@ -875,7 +875,8 @@ impl Broker {
     }
 
     /// Whether it is sure that this follower alone has everything that was acknowledged with `acks=all`: it was in sync
-    /// when its leader was heard last, and no fewer than all replicas must have a record.
+    /// when its leader was heard last, and no fewer than all replicas must have a record. Of committed offsets it is not sure, which
+    /// fewer replicas acknowledge, nor of topics that the leader has made since.
     ///
     /// # Errors
     /// `Unsupported`, with the partition of which it is not sure.
@@ -885,7 +886,15 @@ impl Broker {
         let when = heard.map_or("it has not been heard since this follower was started".to_owned(), |seconds| {
             format!("it was heard {seconds} s ago")
         });
-        for (name, topic) in self.topics.iter().filter(|(_, topic)| topic.copy && !topic.internal) {
+        let copies = || self.topics.iter().filter(|(_, topic)| topic.copy && !topic.internal);
+        if copies().next().is_none() {
+            let message = format!(
+                "the leader does not answer ({when}), and this follower has nothing of it yet, promote it with an unclean election \
+                 (--unclean) if what the leader had may be lost"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        for (name, topic) in copies() {
             let needed = topic.config(&self.config.topic_defaults).min_insync_replicas();
             for index in 0..topic.partitions.len() as i32 {
                 let known = self.leadership.replicas.get(&(name.to_string(), index));

@@ -268,7 +268,6 @@ fn acknowledged_records_topics_and_ids_survive_a_power_cut_and_the_epoch_rises()
     let mut shell = Shell::open(&device);
     shell.create("t", 3, &[("retention.ms", "-1")]);
     shell.produce("t", batch(&["a", "b"]));
-    shell.register(5);
     shell.send(produce("t", 0, batch(&["lost"]), 1), 9);
     let before = shell.topics();
     let id: crate::protocol::messages::InitProducerIdResponse = shell.call(init_producer_id(), 4);
@@ -1533,6 +1532,7 @@ fn leaders_that_wrote_nothing_end_where_the_log_ends() {
     // The second leader writes something that a follower fetches and a power cut takes, the third writes nothing.
     let device = device.crash(Loss::Unsynced);
     let mut shell = Shell::open(&device);
+    shell.register(5);
     shell.send(produce("t", 0, batch(&["lost"]), 1), 9);
     let mut replica = fetch("t", 2, 0);
     replica.replica_id = 5;

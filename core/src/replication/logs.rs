@@ -181,11 +181,20 @@ impl Sink for LogSink<'_> {
 
     fn write<'a>(&'a self, partition: &'a TopicPartition, run: Run) -> BoxFuture<'a, Result<()>> {
         async move {
+            let Some(first) = run.batches().first().map(Batch::base_offset) else { return Ok(()) };
             let begun = self.begun().get(partition).copied();
-            let (Some(start), Some(first)) = (begun, run.batches().first()) else {
-                return self.logs.append_copy(partition, run.into_batches()).await;
+            let start = match begun {
+                Some(start) => start,
+                None => match self.logs.append_copy(partition, run.clone().into_batches()).await {
+                    Ok(()) => return Ok(()),
+                    // A log that is empty may begin within a batch: records were deleted, or a crash took what it had.
+                    Err(error) => match self.logs.log_ends(std::slice::from_ref(partition)).await?.first() {
+                        Some(Some(log)) if log.start == log.end && first < log.start => log.start,
+                        _ => return Err(error),
+                    },
+                },
             };
-            self.logs.reset_copy(partition, start.min(first.base_offset())).await?;
+            self.logs.reset_copy(partition, start.min(first)).await?;
             self.logs.append_copy(partition, run.into_batches()).await?;
             // Batches are not cut, but what lies below is not there.
             self.logs.raise_start(partition, start).await?;

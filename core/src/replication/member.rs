@@ -507,9 +507,16 @@ impl Shared {
                         }
                         // It is the other one that has to follow.
                         Err(error) if error.kind() == ErrorKind::Fenced && error.code().is_none() => {
-                            let leads = self.broker.with(|broker, _| broker.leader().is_none())?;
+                            let (leads, promoted) =
+                                self.broker.with(|broker, _| (broker.leader().is_none(), broker.promoted()))?;
                             let cluster = client.cluster();
-                            if cluster.controller_id == Some(self.own()?.0) {
+                            let controller = cluster.controller_id.and_then(|id| cluster.brokers.get(&id));
+                            let (node_id, own) = self.own()?;
+                            if cluster.controller_id == Some(node_id) {
+                                if leads && promoted?.is_some() && controller.is_some_and(|it| it.endpoint == own) {
+                                    // They follow this broker, which was promoted and is started as it was before.
+                                    return Ok(Next::Anew);
+                                }
                                 return Err(error);
                             }
                             if !leads {

@@ -441,6 +441,13 @@ async fn hand_over(world: &Arc<World>, number: usize) {
         }
         let outcome = promote_at(world, next, false).await;
         world.say(format_args!("machine {next} is to lead: {outcome:?}"));
+        if outcome.is_ok() && world.plan.min_insync == world.plan.machines {
+            // A follower that everything needed may have gone ahead without the leader; what was committed needed nobody.
+            let mut load = lock(&world.load);
+            load.commit_generation += 1;
+            load.committed = (0, Duration::ZERO);
+            load.commits.clear();
+        }
         if outcome.is_err() {
             // It may go on all the same for a while.
             world.executor.sleep(QUIET * 2).await;
@@ -517,6 +524,7 @@ async fn lose_leader_alone(world: &Arc<World>) {
             lock(&world.history).leader_lost();
             let mut load = lock(&world.load);
             load.generation += 1;
+            load.commit_generation += 1;
             load.committed = (0, Duration::ZERO);
             load.commits.clear();
             load.readers.clear();

@@ -40,6 +40,8 @@ pub(super) struct Load {
     pub(super) commits: Vec<(i64, Duration)>,
     /// Counts the leaders that were lost: who reads begins anew.
     pub(super) generation: u64,
+    /// Counts how often committed offsets may have been lost.
+    pub(super) commit_generation: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -285,7 +287,7 @@ pub(super) async fn commit(world: Arc<World>) {
     while world.is_troubled() {
         world.executor.sleep(world.executor.draw_ms(100..1_500)).await;
         offset += 1;
-        let generation = lock(&world.load).generation;
+        let generation = lock(&world.load).commit_generation;
         let offsets = HashMap::from([(partition.clone(), OffsetAndMetadata::new(offset))]);
         let committed = admin.alter_group_offsets(GROUP, &offsets, Duration::from_secs(5)).await;
         let now = world.executor.now();
@@ -293,7 +295,7 @@ pub(super) async fn commit(world: Arc<World>) {
         match committed.map(|mut results| results.remove(&partition)) {
             Ok(Some(Ok(()))) => {
                 let mut load = lock(&world.load);
-                if load.generation == generation {
+                if load.commit_generation == generation {
                     world.say(format_args!("committed {offset}"));
                     load.committed = (offset, now);
                 }
