@@ -97,6 +97,8 @@ pub enum LeadershipEvent {
     Follows(Leader),
     /// This broker leads from now on.
     Leads,
+    /// This leader has given its vote; [`Broker::unsettled_vote`] is to be settled.
+    StandsBack,
     /// Somebody asks that this follower lead, without loss; [`Broker::finish_election`] takes the outcome.
     Asked(RequestId),
     /// A request for the leader; [`Broker::finish_forwarded`] takes its answer. (Kafka's brokers forward, too: KIP-590.)
@@ -728,6 +730,7 @@ impl Broker {
                     log::info!("standing back, another broker is to lead node={}", to.node_id);
                     self.leadership.votes += 1;
                     self.leadership.vote = Some(Vote { to, number: self.leadership.votes });
+                    self.leadership.events.push_back(LeadershipEvent::StandsBack);
                 }
                 Err(error) => {
                     log::warn!("a vote is not given, it cannot be remembered node={}: {error}", to.node_id);

@@ -1606,6 +1606,51 @@ fn how_far_a_copy_may_be_read_outlasts_that_its_start_is_raised() {
     assert_eq!(shell.values("t", 1), texts(&[(1, "b"), (2, "c")]));
 }
 
+#[test]
+fn a_restarted_follower_shows_what_its_leader_showed() {
+    let device = MemoryDevice::durable();
+    let mut shell = Shell::open(&device);
+    tell(&mut shell, TERM);
+    let copy = Copy { name: "t".to_owned(), id: Uuid::from_u128(1), partitions: 1, configs: Default::default() };
+    shell.broker.create_copy(&copy, NOW).unwrap();
+    let batches = [batch(&["a"]).stamped(0, TERM), batch(&["b"]).stamped(1, TERM)];
+    shell.broker.append_copy("t", 0, &batches, NOW).unwrap();
+    shell.broker.raise_high_watermark("t", 0, 1, NOW).unwrap();
+    shell.broker.close(NOW).unwrap();
+    for _ in 0..2 {
+        let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+        shell.drain();
+        shell.run_tasks();
+        assert_eq!(shell.values("t", 0), texts(&[(0, "a")]), "its leader may have shown no more to anybody");
+    }
+    let mut shell = Shell::open(&device);
+    shell.broker.raise_high_watermark("t", 0, 2, NOW).unwrap();
+    assert_eq!(shell.values("t", 0), texts(&[(0, "a"), (1, "b")]));
+}
+
+#[test]
+fn two_that_are_promoted_out_of_each_others_reach_lead_in_different_epochs() {
+    let epochs = (0..4).map(|node_id| {
+        let config = BrokerConfig { node_id, ..BrokerConfig::default() };
+        let mut shell = Shell::open_with(&MemoryDevice::durable(), config);
+        tell(&mut shell, 3);
+        shell.broker.promote(NOW).unwrap();
+        let first = shell.broker.leader_epoch();
+        assert!(shell.broker.next_term() > first);
+        first
+    });
+    let epochs: std::collections::BTreeSet<i32> = epochs.collect();
+    assert_eq!(epochs.len(), 4, "{epochs:?}");
+}
+
+#[test]
+fn a_follower_without_anything_is_not_sure_to_lack_nothing() {
+    let mut shell = Shell::open(&MemoryDevice::durable());
+    tell(&mut shell, 3);
+    let error = shell.broker.check_safe_alone(NOW).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Unsupported, "{error}");
+}
+
 /// The steps that were taken since this was asked last, with the offsets of what took them.
 fn steps(shell: &mut Shell) -> Vec<(Step, Option<(i64, i64)>)> {
     std::iter::from_fn(|| shell.broker.poll_step()).map(|traced| (traced.step, traced.offsets)).collect()

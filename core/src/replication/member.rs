@@ -345,7 +345,7 @@ impl Shared {
             match event {
                 None => return Ok(Next::Closed),
                 Some(LeadershipEvent::Follows(_)) => return Ok(Next::Anew),
-                Some(LeadershipEvent::Leads) => {}
+                Some(LeadershipEvent::Leads | LeadershipEvent::StandsBack) => {}
                 Some(LeadershipEvent::Asked(id)) => self.finish(id, Ok(()))?,
                 Some(LeadershipEvent::Forward(id, _)) => self.answer(id, None)?,
             }
@@ -454,6 +454,8 @@ impl Shared {
                 event = events.next() => match event {
                     None => return Ok(Next::Closed),
                     Some(LeadershipEvent::Leads) => return Ok(Next::Anew),
+                    // It leads no more.
+                    Some(LeadershipEvent::StandsBack) => {}
                     // One that is followed already, in a later epoch, is found by the follower itself.
                     Some(LeadershipEvent::Follows(leader)) => {
                         if follower.is_some() && followed != Some(leader.endpoint()) {

@@ -378,13 +378,18 @@ impl LocalLogs for MemoryLogs {
     }
 
     fn append_copy<'a>(&'a self, partition: &'a TopicPartition, batches: Vec<Batch>) -> BoxFuture<'a, Result<()>> {
-        self.change_log(partition, |log| {
+        self.change(move |inner| {
+            let topic = inner.topics.get_mut(&*partition.topic).expect("the topic is made first");
+            let log = &mut topic.1[partition.partition as usize];
             for batch in batches {
-                assert!(batch.base_offset() >= log.end, "offsets go back");
+                if batch.base_offset() < log.end {
+                    return Err(Error::new(ErrorKind::Invalid, "batch goes back"));
+                }
                 assert!(batch.partition_leader_epoch() >= log.leader_epoch(), "epochs go back");
                 log.end = batch.next_offset();
                 log.batches.push(batch);
             }
+            Ok(())
         })
     }
 
@@ -539,6 +544,17 @@ fn a_log_start_within_a_batch_is_kept() {
     let (cluster, logs) = (MemoryCluster::with_orders(), MemoryLogs::default());
     cluster.lock().log("orders", 0).set_start(6);
     cluster.lock().log("orders", 1).set_start(12);
+    replicate(&cluster, &logs, Parting::CutBack).unwrap().all().unwrap();
+    assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+}
+
+#[test]
+fn an_empty_copy_goes_on_within_a_batch() {
+    let (cluster, logs) = (MemoryCluster::with_orders(), MemoryLogs::default());
+    replicate(&cluster, &logs, Parting::CutBack).unwrap();
+    cluster.lock().log("orders", 0).set_start(6);
+    // What a crash leaves of a copy whose only segment is damaged: nothing, at its start.
+    block_on(logs.reset_copy(&TopicPartition::new("orders", 0), 6)).unwrap();
     replicate(&cluster, &logs, Parting::CutBack).unwrap().all().unwrap();
     assert_eq!(logs.logs("orders"), cluster.logs("orders"));
 }

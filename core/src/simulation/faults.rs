@@ -190,7 +190,7 @@ pub(super) async fn restart(world: &Arc<World>, number: usize, how: Restart) {
     world.release(number);
 }
 
-async fn stop(world: &Arc<World>, number: usize, how: Restart) {
+pub(super) async fn stop(world: &Arc<World>, number: usize, how: Restart) {
     let loss = world.loss();
     let (embedded, is_tainted) = {
         let machines = lock(&world.machines);
@@ -225,7 +225,7 @@ async fn stop(world: &Arc<World>, number: usize, how: Restart) {
 }
 
 /// Starts a machine; its power may go again while it recovers.
-async fn bring_up(world: &Arc<World>, number: usize) {
+pub(super) async fn bring_up(world: &Arc<World>, number: usize) {
     loop {
         let device = world.device(number);
         if world.is_troubled() && world.executor.hits(15) {
@@ -320,7 +320,7 @@ fn only<T>(results: Vec<(String, Result<T>)>) -> Result<T> {
 }
 
 /// Makes a topic, and lets clients have it.
-async fn create(world: &Arc<World>, name: &'static str, partitions: i32) {
+pub(super) async fn create(world: &Arc<World>, name: &'static str, partitions: i32) {
     let admin = world.admin();
     let topic = NewTopic::new(name)
         .partitions(partitions)
@@ -460,7 +460,7 @@ async fn hand_over(world: &Arc<World>, number: usize) {
     world.is_moving.store(false, Ordering::Relaxed);
 }
 
-async fn promote_at(world: &World, number: usize, unclean: bool) -> Result<bool> {
+pub(super) async fn promote_at(world: &World, number: usize, unclean: bool) -> Result<bool> {
     let client = world.client(PROMOTER, &SimulatedClock::new(&world.executor), &world.addresses());
     promote(&client, &Endpoint::new(format!("machine{number}"), 9092), unclean).await
 }

@@ -109,7 +109,7 @@ pub struct Outcome {
 /// Runs the simulation that `seed` describes.
 pub fn simulate(seed: u64, options: Options) -> Outcome {
     let executor = Executor::new(seed);
-    let world = World::new(&executor, seed, options);
+    let world = World::new(&executor, seed, options, Plan::draw(&executor));
     let story = Arc::clone(&world);
     executor.spawn(Owner::World, async move { faults::story(&story).await });
     let ended = executor.run(|| world.is_over.load(Ordering::Relaxed));
@@ -165,6 +165,23 @@ struct Plan {
     delivery_timeout_ms: u64,
 }
 
+impl Plan {
+    fn draw(executor: &Executor) -> Self {
+        let machines = executor.draw(1..4) as usize;
+        let min_insync = if machines == 1 { 1 } else { 1 + executor.draw(0..2) as usize };
+        let loses_leader = min_insync == 2 && executor.hits(50);
+        Self {
+            machines,
+            min_insync,
+            // Of two followers each may be the furthest in another partition, and only one is promoted.
+            partitions: if loses_leader && machines == 3 { 1 } else { executor.draw(1..3) as i32 },
+            loses_leader,
+            segment_bytes: [700, 2_000, 1 << 20][executor.draw(0..3) as usize],
+            delivery_timeout_ms: [5_000, 60_000][executor.draw(0..2) as usize],
+        }
+    }
+}
+
 /// A machine: its disk, its clock, and what runs on it.
 struct Place {
     device: MemoryDevice,
@@ -185,20 +202,8 @@ struct Place {
 }
 
 impl World {
-    fn new(executor: &Executor, seed: u64, options: Options) -> Arc<Self> {
-        let machines = executor.draw(1..4) as usize;
-        let min_insync = if machines == 1 { 1 } else { 1 + executor.draw(0..2) as usize };
-        let loses_leader = min_insync == 2 && executor.hits(50);
-        let plan = Plan {
-            machines,
-            min_insync,
-            // Of two followers each may be the furthest in another partition, and only one is promoted.
-            partitions: if loses_leader && machines == 3 { 1 } else { executor.draw(1..3) as i32 },
-            loses_leader,
-            segment_bytes: [700, 2_000, 1 << 20][executor.draw(0..3) as usize],
-            delivery_timeout_ms: [5_000, 60_000][executor.draw(0..2) as usize],
-        };
-        let places = (0..machines).map(|number| Place {
+    fn new(executor: &Executor, seed: u64, options: Options, plan: Plan) -> Arc<Self> {
+        let places = (0..plan.machines).map(|number| Place {
             device: MemoryDevice::durable(),
             clock: SimulatedClock::new(executor),
             starts: 0,
