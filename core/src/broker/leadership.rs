@@ -181,7 +181,7 @@ pub(super) struct Leadership {
 pub(super) struct View {
     /// Node id and address of each broker, this one first.
     pub(super) brokers: Vec<(i32, Endpoint)>,
-    /// Who leads everything.
+    /// Who leads everything; -1 while this broker looks for it.
     pub(super) leader: i32,
 }
 
@@ -557,7 +557,9 @@ impl Broker {
         let alive = |seen: Timestamp| is_alone || now.saturating_sub(seen) < PEER_ALIVE_MS;
         let peers = self.leadership.peers.iter().filter(|(_, peer)| peer.is_whole && peer.seen.is_some_and(alive));
         brokers.extend(peers.map(|(node_id, peer)| (*node_id, peer.endpoint.clone())));
-        View { brokers, leader: leader.map_or(self.config.node_id, |leader| leader.node_id) }
+        // One that looks for a leader has nothing to be asked for, nor is anybody to look for one here.
+        let own = if self.leadership.seeks { -1 } else { self.config.node_id };
+        View { brokers, leader: leader.map_or(own, |leader| leader.node_id) }
     }
 
     /// The coordinator of all groups: the leader. `None` while there is none that answers.
@@ -636,13 +638,8 @@ impl Broker {
     /// KIP-595: another broker says that it leads.
     pub(super) fn begin_quorum_epoch(&mut self, id: RequestId, request: BeginQuorumEpochRequest, now: Timestamp) {
         let error_code = self.told_of_leader(&request, now).err().unwrap_or(ErrorCode::NONE);
-        let (leader_id, endpoint) = match self.leader() {
-            Some(leader) => (leader.node_id, leader.endpoint()),
-            None => {
-                let own = Endpoint::new(self.config.advertised_host.clone(), self.config.advertised_port);
-                (self.config.node_id, own)
-            }
-        };
+        let named = self.named_leader();
+        let leader_id = named.as_ref().map_or(-1, |(leader_id, _)| *leader_id);
         let partition = begin_quorum_epoch::ResponsePartitionData {
             partition_index: 0,
             error_code,
@@ -655,13 +652,24 @@ impl Broker {
                 topic_name: METADATA_TOPIC.to_owned(),
                 partitions: vec![partition],
             }],
-            node_endpoints: vec![begin_quorum_epoch::NodeEndpoint {
-                node_id: leader_id,
-                host: endpoint.host,
-                port: endpoint.port,
-            }],
+            node_endpoints: named
+                .map(|(node_id, Endpoint { host, port })| begin_quorum_epoch::NodeEndpoint { node_id, host, port })
+                .into_iter()
+                .collect(),
         };
         self.respond_when_remembered(id, Response::BeginQuorumEpoch(response));
+    }
+
+    /// Whom this broker takes for the leader; `None` while it looks for it.
+    fn named_leader(&self) -> Option<(i32, Endpoint)> {
+        match self.leader() {
+            Some(leader) => Some((leader.node_id, leader.endpoint())),
+            None if self.leadership.seeks => None,
+            None => {
+                let own = Endpoint::new(self.config.advertised_host.clone(), self.config.advertised_port);
+                Some((self.config.node_id, own))
+            }
+        }
     }
 
     fn told_of_leader(
@@ -689,7 +697,10 @@ impl Broker {
             leader_epoch: told.leader_epoch,
         };
         let is_known = self.leader().is_some_and(|known| known.node_id == leader.node_id);
-        if leader.leader_epoch < self.leader_epoch || (leader.leader_epoch == self.leader_epoch && !is_known) {
+        // One that looks for a leader has led nobody: its epoch is of starts on an empty disk, and nothing was acknowledged in it.
+        let is_nothing = self.leadership.seeks && self.leader_epoch < TERM;
+        let is_behind = leader.leader_epoch < self.leader_epoch;
+        if !is_nothing && (is_behind || (leader.leader_epoch == self.leader_epoch && !is_known)) {
             if leader.leader_epoch == self.leader_epoch {
                 log::error!(
                     "two brokers lead in one epoch, promote one of them again leader_epoch={} nodes={},{}",
@@ -741,7 +752,7 @@ impl Broker {
         let partition = vote::ResponsePartitionData {
             partition_index: 0,
             error_code: if same_cluster { ErrorCode::NONE } else { ErrorCode::INCONSISTENT_CLUSTER_ID },
-            leader_id: self.leader().map_or(self.config.node_id, |leader| leader.node_id),
+            leader_id: self.named_leader().map_or(-1, |(leader_id, _)| leader_id),
             leader_epoch: self.leader_epoch,
             vote_granted,
         };

@@ -1644,6 +1644,23 @@ fn two_that_are_promoted_out_of_each_others_reach_lead_in_different_epochs() {
 }
 
 #[test]
+fn who_looks_for_a_leader_takes_the_one_that_there_is_and_names_nobody() {
+    // An empty disk, and a crash: it is in a later epoch than a leader that was never restarted.
+    let device = MemoryDevice::durable();
+    drop(Shell::open(&device));
+    let mut shell = Shell::open(&device.crash(Loss::Unsynced));
+    assert_eq!(shell.broker.leader_epoch(), 1);
+    shell.broker.seek(true);
+    let answer = shell.call::<VoteResponse>(VoteRequest::default(), 2);
+    assert_eq!(answer.topics[0].partitions[0].leader_id, -1, "it is no leader to be followed");
+    let metadata = MetadataRequest { topics: None, ..Default::default() };
+    let metadata: crate::protocol::messages::MetadataResponse = shell.call(metadata, 9);
+    assert_eq!(metadata.controller_id, -1);
+    assert_eq!(tell(&mut shell, 0), (ErrorCode::NONE, 7, 0));
+    assert_eq!(shell.broker.leader().map(|leader| leader.node_id), Some(7));
+}
+
+#[test]
 fn a_follower_without_anything_is_not_sure_to_lack_nothing() {
     let mut shell = Shell::open(&MemoryDevice::durable());
     tell(&mut shell, 3);

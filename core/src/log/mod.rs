@@ -426,6 +426,11 @@ impl Log {
     pub fn truncate(&mut self, to: i64) -> Result<()> {
         self.check_open()?;
         if to >= self.end {
+            // There is nothing to cut, but perhaps an epoch that begins there and of which no batch has come.
+            let mut epochs = self.epochs.clone();
+            if to == self.end && epochs.truncate_from_end(to) {
+                self.replace_epochs(epochs)?;
+            }
             return Ok(());
         }
         if to < self.segments[0].base {

@@ -553,6 +553,17 @@ fn a_copy_that_a_full_device_refuses_leaves_the_log_as_it_was_and_takes_it_later
 }
 
 #[test]
+fn a_cut_at_the_end_takes_the_epoch_along_of_which_nothing_has_come() {
+    let (device, mut log) = fresh(&config());
+    log.append(&[batch(3, NOW, "a")], 1, NOW).unwrap();
+    log.assign_epoch(2).unwrap();
+    log.truncate(3).unwrap();
+    assert_eq!((log.end(), log.epochs().latest()), (3, Some(1)), "or who follows would be told to cut for ever");
+    let (log, _) = open(&device.crash(Loss::Nothing), &config(), Checkpoints::default());
+    assert_eq!((log.end(), log.epochs().latest()), (3, Some(1)));
+}
+
+#[test]
 fn after_a_failed_sync_a_log_takes_no_more_writes() {
     let config = crash_config();
     let device = MemoryDevice::durable();

@@ -440,11 +440,11 @@ impl Shared {
 
     /// Follows the leader that the brokers at `addresses` know, as one of its own.
     async fn follow(&self, addresses: &str, events: &mut mpsc::UnboundedReceiver<LeadershipEvent>) -> Result<Next> {
-        let client = self.connect(addresses)?;
+        let mut client = self.connect(addresses)?;
         let mut follower: Option<Follower> = None;
         let mut driver: Fuse<BoxFuture<'static, Result<()>>> = Fuse::terminated();
         let mut elections: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
-        let mut beat: Fuse<BoxFuture<'_, Result<Leader>>> = self.register(&client).boxed().fuse();
+        let mut beat: Fuse<BoxFuture<'_, Result<Leader>>> = self.register(client.clone()).boxed().fuse();
         let mut pause: Fuse<BoxFuture<'static, ()>> = Fuse::terminated();
         let mut forwarded: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         let mut twin_since = None;
@@ -540,7 +540,13 @@ impl Shared {
                     }
                     pause = client.clock().sleep(BEAT).fuse();
                 }
-                () = pause => beat = self.register(&client).boxed().fuse(),
+                () = pause => {
+                    if self.state().error.is_some() {
+                        // Whoever was asked last does not know; others among those that were told of may.
+                        client = self.connect(addresses)?;
+                    }
+                    beat = self.register(client.clone()).boxed().fuse();
+                }
             }
         }
     }
@@ -559,7 +565,7 @@ impl Shared {
     }
 
     /// Registers with the leader that the cluster names.
-    async fn register(&self, client: &Client) -> Result<Leader> {
+    async fn register(&self, client: Client) -> Result<Leader> {
         let (node_id, own) = self.own()?;
         let cluster = client.within(PATIENCE, client.refresh_with(Topics::All, false)).await?;
         let controller = cluster.controller_id.and_then(|id| cluster.brokers.get(&id));

@@ -441,13 +441,6 @@ async fn hand_over(world: &Arc<World>, number: usize) {
         }
         let outcome = promote_at(world, next, false).await;
         world.say(format_args!("machine {next} is to lead: {outcome:?}"));
-        if outcome.is_ok() && world.plan.min_insync == world.plan.machines {
-            // A follower that everything needed may have gone ahead without the leader; what was committed needed nobody.
-            let mut load = lock(&world.load);
-            load.commit_generation += 1;
-            load.committed = (0, Duration::ZERO);
-            load.commits.clear();
-        }
         if outcome.is_err() {
             // It may go on all the same for a while.
             world.executor.sleep(QUIET * 2).await;
@@ -521,13 +514,7 @@ async fn lose_leader_alone(world: &Arc<World>) {
             promoted = (world.leader() == number).then_some(number);
         }
         if promoted.is_some() {
-            lock(&world.history).leader_lost();
-            let mut load = lock(&world.load);
-            load.generation += 1;
-            load.commit_generation += 1;
-            load.committed = (0, Duration::ZERO);
-            load.commits.clear();
-            load.readers.clear();
+            world.forget_unacknowledged();
         }
         for number in claimed {
             world.release(number);

@@ -279,7 +279,34 @@ impl World {
         if epoch > leads_in {
             self.say(format_args!("machine {number} leads in epoch {epoch}"));
             *lock(&self.leader) = (number, epoch);
+            if number != leader && self.plan.min_insync == self.plan.machines {
+                // It may have gone ahead without the leader: what all have acknowledged is there, whatever the rest.
+                self.forget_unacknowledged();
+            }
         }
+    }
+
+    /// From now on only what was acknowledged by enough has to be there.
+    fn forget_unacknowledged(&self) {
+        lock(&self.history).leader_lost();
+        let mut load = lock(&self.load);
+        load.generation += 1;
+        load.committed = (0, Duration::ZERO);
+        load.commits.clear();
+        load.readers.clear();
+    }
+
+    /// Whether somebody takes himself for the leader who is it no more, and answers clients.
+    fn has_former_leader(&self) -> bool {
+        let leader = self.leader();
+        (0..self.plan.machines).filter(|number| *number != leader).any(|number| {
+            let Some(embedded) = lock(&self.machines)[number].running.clone() else { return false };
+            let is_told = lock(&self.machines)[number].follow.is_some();
+            let leads = embedded.with(|broker, _| {
+                broker.leader().is_none() && (!is_told || broker.promoted().is_ok_and(|promoted| promoted.is_some()))
+            });
+            leads.unwrap_or_default()
+        })
     }
 
     /// The addresses of all machines.
@@ -516,13 +543,13 @@ impl World {
     /// Whether what a machine shows is what the leader shows, or showed. After a leader was lost with its disk a follower is asked
     /// when it has settled with the next one: what it shows before that may be lost.
     fn is_readable(&self, number: usize) -> bool {
-        if number == self.leader() || lock(&self.load).generation == 0 {
+        if number == self.leader() {
             return true;
         }
         let status = self.follower(number).map(|follower| follower.status()).unwrap_or_default();
         let is_settled = |name: &TopicPartition| status.get(name).is_some_and(|status| status.at_end.is_some());
         self.follows(number).is_some_and(|(leader, _)| leader == Some(self.leader() as i32))
-            && self.names().iter().all(is_settled)
+            && (lock(&self.load).generation == 0 || self.names().iter().all(is_settled))
     }
 
     /// Where a partition begins and ends on a machine, and in which epoch.
