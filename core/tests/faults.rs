@@ -17,6 +17,7 @@ use ottla::client::{
 use ottla::clock::Clock;
 use ottla::native::{LocalBroker, Runtime};
 use ottla::protocol::{Request, Response, Versions};
+use ottla::replication::{ClusterSource, Selection, Source, TransferOptions, transfer, verify};
 use ottla::transport::{Endpoint, Transport};
 use ottla::{Error, ErrorKind, Result};
 
@@ -272,6 +273,110 @@ fn a_full_buffer_makes_callers_wait_and_lets_them_go_on() {
         assert!(waited > 10);
         producer.close(LONG).await.unwrap();
         assert_eq!(producer.buffered_bytes(), 0);
+    });
+}
+
+/// `orders` of two partitions: batches of several sizes, some of them removed from one.
+fn fill(world: &World) {
+    world.create("orders", 2);
+    world.runtime.block_on(async {
+        let producer = world.producer(&[("linger_ms", "1")], lost(0, 0, 0));
+        // Not so old that they would be removed.
+        let begun = world.runtime.clock().now();
+        for number in 0..600_i64 {
+            let value = vec![b'v'; (number % 90) as usize];
+            let partition = Some((number % 2) as i32);
+            producer.send_waiting("orders", partition, Some(begun + number), None, Some(&value), &[]).await.unwrap();
+            if number % 17 == 0 {
+                producer.flush(LONG).await.unwrap();
+            }
+        }
+        producer.flush(LONG).await.unwrap();
+        let admin = Admin::new(world.client(ClientConfig::default(), lost(0, 0, 0)));
+        let cut = [(TopicPartition::new("orders", 1), 123)].into_iter().collect();
+        admin.delete_records(&cut, LONG).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_made_again_over_lost_answers_is_at_its_offsets_and_once() {
+    let source = World::new(0);
+    fill(&source);
+    let from = ClusterSource::new(source.client(ClientConfig::default(), lost(0, 0, 0)));
+    for seed in 1..=20 {
+        let target = World::new(seed);
+        let (config, _) = ProducerConfig::from_options(&target.options()).unwrap();
+        let to = ClusterSource::new(target.client(config, lost(5, 5, 30)));
+        target.runtime.block_on(async {
+            let topics = from.topics(&Selection::all()).await.unwrap();
+            let options = TransferOptions::default();
+            let done = transfer(&from, &from, &to, &topics, &options, &|_| {}, &|_| {}).await;
+            let done = done.unwrap_or_else(|error| panic!("seed {seed}: {error}")).unwrap();
+            assert_eq!(done.copied.partitions.len(), 2);
+            let verified = verify(&from, &from, &to, &topics, &Default::default(), &|_| {}).await.unwrap();
+            for (partition, same) in verified.iter().zip([300, 300 - 123]) {
+                assert_eq!((partition.compared.same, partition.is_alike()), (same, true), "seed {seed}: {partition:?}");
+                assert_eq!(partition.removed, 0);
+            }
+        });
+    }
+}
+
+/// Somebody else who sends a record just before the second batch of a partition.
+#[derive(Debug)]
+struct Interloper {
+    inner: Arc<dyn Transport>,
+    produced: AtomicU64,
+}
+
+impl Transport for Interloper {
+    fn call<'a>(&'a self, to: &'a Endpoint, request: Request) -> BoxFuture<'a, Result<Response>> {
+        Box::pin(async move {
+            if let Request::Produce(mine) = &request
+                && self.produced.fetch_add(1, Ordering::Relaxed) == 1
+            {
+                let mut other = mine.clone();
+                let mut builder = ottla::record::Builder::new(ottla::record::BuilderOptions::default());
+                builder.append(0, None, Some(b"mine"), ottla::record::NO_HEADERS).unwrap();
+                let batch = builder.seal(ottla::record::ProducerFields::NONE).unwrap();
+                other.topic_data[0].partition_data[0].records = Some(batch.into_bytes());
+                self.inner.call(to, Request::Produce(other)).await?;
+            }
+            self.inner.call(to, request).await
+        })
+    }
+
+    fn versions<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, Result<Arc<Versions>>> {
+        self.inner.versions(to)
+    }
+
+    fn close(&self, to: &Endpoint) {
+        self.inner.close(to);
+    }
+
+    fn separate(&self) -> Arc<dyn Transport> {
+        self.inner.separate()
+    }
+}
+
+#[test]
+fn who_writes_between_is_noticed_and_nothing_is_called_restored() {
+    let (source, target) = (World::new(0), World::new(1));
+    fill(&source);
+    let from = ClusterSource::new(source.client(ClientConfig::default(), lost(0, 0, 0)));
+    let transport = Interloper { inner: Arc::new(target.broker.embedded().clone()), produced: AtomicU64::new(0) };
+    let to = ClusterSource::new(Client::new(Arc::new(transport), target.runtime.clock(), ClientConfig::default()));
+    target.runtime.block_on(async {
+        let topics = from.topics(&Selection::all()).await.unwrap();
+        let mut options = TransferOptions::default();
+        let error = transfer(&from, &from, &to, &topics, &options, &|_| {}, &|_| {}).await.unwrap_err();
+        assert!(error.message().contains("somebody else writes"), "{error}");
+        let error = transfer(&from, &from, &to, &topics, &options, &|_| {}, &|_| {}).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        options.force = true;
+        transfer(&from, &from, &to, &topics, &options, &|_| {}, &|_| {}).await.unwrap();
+        let verified = verify(&from, &from, &to, &topics, &Default::default(), &|_| {}).await.unwrap();
+        assert!(verified.iter().all(|partition| partition.is_alike() && partition.removed == 0), "{verified:?}");
     });
 }
 

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
         Restored,
         Snapshot,
         Snapshots,
+        Verified,
         backup,
         check,
         replicate,
         restore,
         snapshots,
+        verify,
     )
     from ottla.replica import Replica, ReplicaEvent, ReplicaPartition, ReplicaStatus
 
@@ -71,6 +73,7 @@ __all__ = [
     "Snapshots",
     "TopicPartition",
     "TopicPartitionReplica",
+    "Verified",
     "__version__",
     "backup",
     "check",
@@ -78,6 +81,7 @@ __all__ = [
     "replicate",
     "restore",
     "snapshots",
+    "verify",
 ]
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "replicate",
     "restore",
     "snapshots",
+    "verify",
 ]
 
 __version__: str
@@ -78,9 +79,21 @@ def restore(
     target: str | PathLike[str],
     snapshot: str,
     topics: str | list[str] | None,
+    request: Mapping[str, Any],
     progress: Callable[..., object] | None,
+    options: Mapping[str, Any],
 ) -> tuple[str, list[_PartitionRow], list[str]]:
     """See `ottla.restore`. Returns the snapshot's id, the partitions, and the groups' names."""
+
+def verify(
+    repository: str | PathLike[str],
+    cluster: str | PathLike[str] | Broker,
+    snapshot: str,
+    topics: str | list[str] | None,
+    rename: dict[str, str],
+    options: Mapping[str, Any],
+) -> list[tuple[str, int, int, int, int, int, str | None, int, int]]:
+    """See `ottla.verify`. Returns the fields of each `Verified`."""
 
 def snapshots(repository: str | PathLike[str]) -> list[dict[str, Any]]:
     """See `ottla.snapshots`. Returns the fields of each `Snapshot`."""

@@ -20,7 +20,7 @@ from ottla.structs import TopicPartition
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ottla.broker import Broker
 
@@ -37,11 +37,13 @@ __all__ = [
     "Restored",
     "Snapshot",
     "Snapshots",
+    "Verified",
     "backup",
     "check",
     "replicate",
     "restore",
     "snapshots",
+    "verify",
 ]
 
 
@@ -122,27 +124,84 @@ def restore(
     snapshot: str = "latest",
     topics: str | Sequence[str] | None = None,
     *,
+    at: datetime | int | None = None,
+    partitions: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    replication_factor: int | None = None,
+    force: bool = False,
     progress: Report | None = None,
+    **options: Any,
 ) -> Restored:
-    """Restore a snapshot to the directory of a log, offsets and bytes as they were, and what groups had committed.
+    """Restore a snapshot at its offsets, and what groups had committed.
 
-    A target that has a beginning of it gets the rest. Each hash and checksum is verified on the way.
+    A target that has a beginning of it gets the rest. Each hash and checksum is verified on the way. To a log, batches
+    come byte for byte; to a live cluster, records with their timestamps, each read back and compared, and of
+    transactions the outcome (`docs/cli.md` tells what is not as it was).
 
     Args:
         repository: The directory of the repository.
-        target: The directory of a log, made when missing, or `memory:NAME`.
+        target: The directory of a log, made when missing, or `memory:NAME`; a live cluster as `kafka://HOST:PORT[,...]`; or
+            `logdir:DIR[,DIR...]`, all `log.dirs` of a Kafka broker that does not run.
         snapshot: `latest`, or the first digits of a snapshot's id.
         topics: As for `replicate`; None for all that the snapshot has.
+        at: The point in time to restore, or milliseconds since 1970; None for the snapshot's. Partitions end before the
+            first batch that has a later record, and before transactions that had not ended.
+        partitions: Which partitions, such as `orders:0,2`; all of a topic of which none is named.
+        rename: What topics are to be called in a live cluster that are called otherwise in the snapshot.
+        replication_factor: On how many brokers of a live cluster each partition is to be; None for as many as it was on.
+        force: Whether what the target holds and the snapshot has not is given up; topics of a live cluster are deleted and
+            made anew. Not for a log.
         progress: As for `replicate`.
+        **options: Of the client that reaches a live cluster, as for `KafkaAdminClient`.
 
     Raises:
         NotFoundError: Repository, snapshot or topic are not there.
-        InvalidError: The target has records that the snapshot has not, or a broker of this process has it open.
+        InvalidError: The target has records that the snapshot has not, a broker of this process has it open, or somebody
+            else writes to a topic meanwhile.
+        AlreadyExistsError: A live cluster has a topic of that name that holds something else.
         FencedError: Another process owns the target.
         CorruptError: Something in the repository is damaged; it says which offsets, and the rest is restored.
     """
-    name, rows, groups = _ottla.restore(repository, target, snapshot, _topics(topics), _reporter(progress))
+    request = {
+        "at_ms": int(at.timestamp() * 1000) if isinstance(at, datetime) else at,
+        "partitions": list(partitions),
+        "rename": dict(rename or {}),
+        "replication_factor": replication_factor,
+        "force": force,
+    }
+    name, rows, groups = _ottla.restore(
+        repository, target, snapshot, _topics(topics), request, _reporter(progress), _options.client(options)
+    )
     return Restored(name, Copied(tuple(_partition(row) for row in rows)), tuple(groups))
+
+
+def verify(
+    repository: Path,
+    cluster: Source,
+    snapshot: str = "latest",
+    topics: str | Sequence[str] | None = None,
+    *,
+    rename: Mapping[str, str] | None = None,
+    **options: Any,
+) -> tuple[Verified, ...]:
+    """Compare every record of a snapshot with what a cluster or a log has: offset, timestamp, key, value, headers.
+
+    What is newer there is not looked at. Returns what was found of each partition; it is as the snapshot if `is_alike`.
+
+    Args:
+        repository: The directory of the repository.
+        cluster: As the source of `replicate`.
+        snapshot: `latest`, or the first digits of a snapshot's id.
+        topics: As for `replicate`; None for all that the snapshot has.
+        rename: What topics are called there that are called otherwise in the snapshot.
+        **options: Of the client, as for `KafkaAdminClient`.
+
+    Raises:
+        NotFoundError: Repository, snapshot or topic are not there.
+        CorruptError: Something that was read is damaged.
+    """
+    rows = _ottla.verify(repository, cluster, snapshot, _topics(topics), dict(rename or {}), _options.client(options))
+    return tuple(Verified(TopicPartition(row[0], row[1]), *row[2:]) for row in rows)
 
 
 def snapshots(repository: Path) -> Snapshots:
@@ -294,6 +353,33 @@ class Restored:
 
     def _summary(self) -> str:
         return f"snapshot {self.snapshot[:12]}, {self.copied._summary()}, {_count(len(self.groups), 'group')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How a partition compares with a snapshot."""
+
+    partition: TopicPartition
+    """Which, by its name at the cluster."""
+    start: int
+    """The first offset that both have."""
+    end: int
+    """The offset after the last that both have."""
+    same: int
+    """Records that are alike."""
+    differing: int
+    """Records that differ, or that only one has."""
+    first: str | None
+    """The first of those."""
+    removed: int
+    """Offsets that the cluster has removed since: they are below its log start."""
+    lacking: int
+    """Offsets of the snapshot at or above the cluster's end."""
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether the cluster has every record that the snapshot has, but for those it has removed itself."""
+        return self.differing == 0 and self.lacking == 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -35,7 +35,7 @@ mod _ottla {
     #[pymodule_export]
     use crate::future::{Future, FutureRecordMetadata};
     #[pymodule_export]
-    use crate::pipe::{backup, check, replicate, restore, snapshots};
+    use crate::pipe::{backup, check, replicate, restore, snapshots, verify};
     #[pymodule_export]
     use crate::producer::Producer;
     #[pymodule_export]

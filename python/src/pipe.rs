@@ -3,19 +3,22 @@
 //! Each converts its arguments, has one function of the core run on the runtime's threads, and converts what comes back into
 //! plain rows, of which `ottla/pipe.py` makes its values.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ottla::backup::{BackupOptions, CheckOptions, Snapshot};
+use ottla::backup::{BackupOptions, CheckOptions, DirectoryOptions, RestoreOptions, Restored, Snapshot};
 use ottla::client::Options;
-use ottla::native::pipe::{self, OpenSource, Place};
+use ottla::native::pipe::{self, Chosen, OpenSource, Place, Target};
 use ottla::native::repository::{Access, RepositoryPlace};
 use ottla::native::{LocalBroker, Location, Replica, ReplicaOptions, Runtime};
-use ottla::replication::{Copied, PartitionCopied, Progress, Selection};
-use ottla::{Error, Result};
+use ottla::replication::{
+    At, Compared, Copied, PartitionCopied, Portion, Progress, Selection, TransferOptions, Verified,
+};
+use ottla::{Error, ErrorKind, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -278,26 +281,106 @@ pub(crate) fn backup<'py>(
     Ok((snapshot_row(py, &made.snapshot)?, partition_rows(&made.partitions)))
 }
 
+/// What `restore` takes beside places: which point in time and partitions, and what may become of the target.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct RestoreRequest {
+    at_ms: Option<i64>,
+    partitions: Vec<String>,
+    rename: BTreeMap<String, String>,
+    replication_factor: Option<i16>,
+    force: bool,
+}
+
 /// Returns the snapshot's id, a row for each partition, and the groups' names.
 #[pyfunction]
 pub(crate) fn restore(
-    py: Python<'_>,
     repository: RepositoryRow,
     target: &Bound<'_, PyAny>,
     snapshot: String,
     topics: Option<Topics>,
+    request: RestoreRequest,
     progress: Option<&Bound<'_, PyAny>>,
+    options: &Bound<'_, PyDict>,
 ) -> PyResult<(String, Vec<PartitionRow>, Vec<String>)> {
+    let py = target.py();
     check_embedded_life(py)?;
     let topics = selection(py, topics)?;
-    let target = place(target, |text| Ok(Place::parse_target(text)))?;
+    let client = values::options(options)?;
+    let target = match target.extract::<String>() {
+        Ok(text) => Target::parse(&text),
+        Err(_) => Target::Place(place(target, Place::parse)?),
+    };
     let repository = repository.place(py)?;
+    let at = At { time: request.at_ms, ..At::default() };
+    let partitions = Portion::default().with_partitions(&request.partitions);
+    let partitions = partitions.map_err(|error| errors::raise(py, &error))?;
     let restored = run(py, progress, |runtime, reported| async move {
         let progress = |progress: &Progress| reported.note(progress);
-        pipe::restore(&runtime, &repository, &snapshot, &target, &topics, &progress).await
+        let chosen = Chosen { repository: &repository, snapshot: &snapshot, topics: &topics };
+        match target {
+            Target::LogDirectories(directories) => {
+                let mut options = DirectoryOptions::default();
+                (options.at, options.partitions, options.force) = (at, partitions, request.force);
+                let restoring = pipe::restore_directories(&runtime, chosen, &directories, &options, &progress);
+                let (_, restored) = restoring.await?;
+                restored.ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, "nothing was restored, though more than a plan was wanted")
+                })
+            }
+            Target::Place(cluster @ Place::Cluster(_)) => {
+                let mut options = TransferOptions::default();
+                (options.partitions, options.force) = (partitions, request.force);
+                (options.renamed, options.replication_factor) = (request.rename, request.replication_factor);
+                let target = OpenSource::open(&runtime, &cluster, &client).await?;
+                let restoring =
+                    pipe::restore_to_cluster(chosen, target.cluster(), &at, options, &|_| {}, &progress).await?;
+                target.close()?;
+                let (snapshot, done) = restoring.ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, "nothing was restored, though more than a plan was wanted")
+                })?;
+                Ok(Restored { snapshot: snapshot.id, copied: done.copied, groups: done.groups })
+            }
+            Target::Place(log) => {
+                let mut options = RestoreOptions::default();
+                (options.at, options.partitions) = (at, partitions);
+                pipe::restore(&runtime, chosen, &log, &options, &progress).await
+            }
+        }
     })?;
     let groups = restored.groups.into_iter().map(|group| group.group).collect();
     Ok((restored.snapshot.to_string(), partition_rows(restored.copied.done()), groups))
+}
+
+/// Topic, number, start, end, records alike and not, the first of these, offsets removed and lacking at the target.
+pub(crate) type VerifiedRow = (String, i32, i64, i64, u64, u64, Option<String>, u64, u64);
+
+/// Returns a row for each partition.
+#[pyfunction]
+pub(crate) fn verify(
+    repository: RepositoryRow,
+    cluster: &Bound<'_, PyAny>,
+    snapshot: String,
+    topics: Option<Topics>,
+    rename: BTreeMap<String, String>,
+    options: &Bound<'_, PyDict>,
+) -> PyResult<Vec<VerifiedRow>> {
+    let py = cluster.py();
+    let from = From::take(cluster, options)?;
+    let topics = selection(py, topics)?;
+    let repository = repository.place(py)?;
+    let verified = run(py, None, |runtime, _| async move {
+        let target = from.open(&runtime).await?;
+        let chosen = Chosen { repository: &repository, snapshot: &snapshot, topics: &topics };
+        let (_, verified) = pipe::verify(chosen, target.cluster(), &rename, &|_| {}).await?;
+        target.close()?;
+        Ok(verified)
+    })?;
+    let rows = verified.into_iter().map(|Verified { compared, removed, lacking }| {
+        let Compared { partition, start, end, same, differing, first } = compared;
+        (partition.topic.to_string(), partition.partition, start, end, same, differing, first, removed, lacking)
+    });
+    Ok(rows.collect())
 }
 
 /// Returns the snapshots, oldest first.

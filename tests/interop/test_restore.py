@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import in_sync, ok, run
+from program import Serve, in_sync, ok, run
 from segments import batches, check_dump, check_same, dump
 from servers import KafkaCluster, KafkaServer, OttlaServer, kafka, ottla, peers
 
@@ -42,6 +43,10 @@ def available() -> None:
             pytest.skip(why)
 
 
+def is_on_three(bootstrap: str, topic: str) -> bool:
+    return all(len(replicas) == 3 for replicas in in_sync(bootstrap, topic))
+
+
 class Broker:
     """A Kafka broker, or three, that can be stopped and started."""
 
@@ -51,12 +56,17 @@ class Broker:
         brokers: int = 1,
         listeners: dict[str, str] | None = None,
         scram: dict[str, str] | None = None,
+        log_dirs: list[Path] | None = None,
         **config: str,
     ) -> None:
         config = KafkaCluster.CONFIG | {"log.cleaner.backoff.ms": "200"} | config
         self.kafka = kafka.KafkaBroker(
             data, brokers, config, heap="320m", options=kafka.SHORT_LIVED, listeners=listeners, scram=scram
         )
+        if log_dirs:
+            # Beside the one that it has, whose place is known when it has been started.
+            config["log.dirs"] = ",".join(map(str, [data / "node-1" / "logs", *log_dirs]))
+            self.kafka.config = config
         self.kafka.start()
 
     @property
@@ -132,7 +142,7 @@ def test_a_stopped_brokers_directory_comes_back_byte_for_byte(source: Source, tm
     for directory in partitions(logs):
         shutil.rmtree(directory)
     planned = ok("restore", repository, f"logdir:{logs}", "--dry-run", "--json").lines
-    assert sum(line["bytes"] for line in planned) == sum(len(data) for all in before.values() for data in all)
+    assert sum(line["bytes"] for line in planned) == sum(len(data) for stored in before.values() for data in stored)
     assert partitions(logs) == []
     ok("restore", repository, f"logdir:{logs}", "--broker", "1")
     assert stored(logs, source) == before
@@ -142,6 +152,39 @@ def test_a_stopped_brokers_directory_comes_back_byte_for_byte(source: Source, tm
     assert shapes("read", broker.bootstrap) == source.records
     assert shapes("groups", broker.bootstrap) == source.groups
     assert shapes("go_on", broker.bootstrap) == source.go_on
+
+
+def test_a_new_cluster_serves_the_directories_and_then_gets_the_groups(
+    source: Source, brokers: Callable[..., Broker], tmp_path: Path
+) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    target = brokers(log_dirs=[second], **{"log.cleaner.backoff.ms": "3600000"})
+    shapes("create", target.bootstrap)
+    # Indexes of its own, which must not be believed, and a topic with something else in it.
+    ok("produce", target.bootstrap, "codecs", given=b'{"partition": 0, "value": "other"}\n')
+    target.kafka.stop()
+    repository, logs = source.repository, target.logs()
+    where = f"logdir:{logs},{second}"
+    refused = run("restore", repository, where)
+    assert refused.code == 2
+    assert "partition=codecs-0" in refused.err
+    assert run("restore", repository, where, "--topics", "nothing").code == 3
+    ok("restore", repository, where, "--force")
+    homes = [directory for home in (logs, second) for directory in partitions(home)]
+    assert len(homes) == 10
+    assert len({directory.parent for directory in homes}) == 2
+    assert not any(batch.leader_epoch for directory in homes for batch in batches(directory))
+    target.kafka.start()
+    assert shapes("read", target.bootstrap) == source.records
+    restored = ok("restore", repository, target.target, "--json").lines
+    assert restored[-1]["groups"] == 2
+    assert sum(line.get("records", 0) for line in restored) == 0
+    assert shapes("groups", target.bootstrap) == source.groups
+    # Its epochs go up, and nobody who reads takes that for a loss.
+    target.kafka.restart()
+    assert shapes("read", target.bootstrap) == source.records
+    assert shapes("go_on", target.bootstrap) == source.go_on
 
 
 def kafka_tool(name: str, *arguments: str) -> str:
@@ -251,7 +294,7 @@ def test_topics_get_other_names_and_what_is_there_is_not_touched(
     source: Source, brokers: Callable[..., Broker]
 ) -> None:
     target, repository = brokers(), source.repository
-    chosen = ["restore", repository, target.target, "--topics", "codecs,trimmed,empty"]
+    chosen: list[str | Path] = ["restore", repository, target.target, "--topics", "codecs,trimmed,empty"]
     topics = ["codecs", "empty", "trimmed"]
     ok("topics", target.bootstrap, "create", "codecs", "--partitions", "2")
     ok("produce", target.bootstrap, "codecs", "--lines", given=b"something else\n")
@@ -310,11 +353,19 @@ def test_where_markers_are_refused_transactions_fill_the_gaps(source: Source, br
     )
     login = target.kafka.listener("LOGIN")
     acls = ["--bootstrap-server", target.bootstrap, "--add", "--allow-principal", "User:restorer"]
-    for scope in (["--topic", "*"], ["--group", "*"], ["--transactional-id", "ottla-restore-", "--resource-pattern-type", "prefixed"]):
+    ours = ["--transactional-id", "ottla-restore-", "--resource-pattern-type", "prefixed"]
+    for scope in (["--topic", "*"], ["--group", "*"], ours):
         kafka_tool("org.apache.kafka.tools.AclCommand", *acls, "--operation", "All", *scope)
     options = ["-X", "security_protocol=SASL_PLAINTEXT", "-X", "sasl_mechanism=SCRAM-SHA-256"]
     options += ["-X", "sasl_plain_username=restorer", "-X", "sasl_plain_password=secret"]
-    chosen = ["restore", source.repository, f"kafka://{login}", "--topics", "transactions,trimmed,empty", *options]
+    chosen: list[str | Path] = [
+        "restore",
+        source.repository,
+        f"kafka://{login}",
+        "--topics",
+        "transactions,trimmed,empty",
+        *options,
+    ]
     ok(*chosen)
     topics = ["transactions", "trimmed", "empty"]
     expected = shapes("read", source.broker.bootstrap, levels=["read_committed"], topics=topics)
@@ -342,3 +393,96 @@ def test_what_is_live_is_compared_with_the_backup(source: Source, brokers: Calla
     assert by_partition[2]["first"] == "timestamps differ offset=0"
     ok("produce", target.bootstrap, "other", given=b'{"partition": 0, "value": "more"}\n')
     ok("verify", repository, target.target, "--topics", "trimmed", "--rename", "trimmed=other")
+
+
+def test_a_point_in_time_comes_back_by_each_way(source: Source, brokers: Callable[..., Broker], tmp_path: Path) -> None:
+    target, origin = brokers(), source.broker
+    ok("topics", origin.bootstrap, "create", "moments", "--partitions", "2", "--config", "retention.ms=-1")
+    for minute in range(6):
+        line = {"partition": minute % 2, "value": str(minute), "timestamp": 1_790_000_000_000 + 60_000 * minute}
+        ok("produce", origin.bootstrap, "moments", given=json.dumps(line).encode())
+    ok("consume", origin.bootstrap, "moments", "-G", "moments", "-c", "6")
+    repository = tmp_path / "repository"
+    ok("backup", origin.target, repository, "--topics", "moments")
+    # 2026-09-21T14:13:20Z is minute 0.
+    at = ["--at", "2026-09-21T14:16:20Z", "--at", "moments:1=1"]
+
+    def found(place: str | Path) -> list[str]:
+        return sorted(ok("consume", place, "moments", "--lines").text.split())
+
+    ok("restore", repository, tmp_path / "log", *at)
+    assert found(tmp_path / "log") == ["0", "1", "2"]
+    ok("restore", repository, target.target, *at)
+    assert found(target.bootstrap) == ["0", "1", "2"]
+    ok("restore", repository, target.target, "--partitions", "moments:0")
+    assert found(target.bootstrap) == ["0", "1", "2", "4"]
+    ok("restore", repository, target.target)
+    assert found(target.bootstrap) == ["0", "1", "2", "3", "4", "5"]
+    ok("restore", repository, tmp_path / "part", "--partitions", "moments:1", "--at", "-1h")
+    assert found(tmp_path / "part") == ["1", "3", "5"]
+    assert run("restore", repository, target.target, *at).code == 1
+    for wrong, code in [("yesterday", 2), ("moments:7=1", 3), ("moments=1", 2)]:
+        assert run("restore", repository, tmp_path / "none", "--at", wrong).code == code, wrong
+    assert run("restore", repository, tmp_path / "none", "--partitions", "moments:2").code == 3
+
+
+def test_an_embedded_leader_and_its_followers_get_it_and_then_what_is_new(
+    source: Source, serve: Callable[..., Serve], tmp_path: Path
+) -> None:
+    leader = serve("leader")
+    followers = [serve(f"f{n}", "--follow", leader.address, "--node-id", str(n)) for n in (1, 2)]
+    origin, repository = source.broker.bootstrap, tmp_path / "repository"
+    topics = ["codecs", "empty", "trimmed"]
+    ok("backup", source.broker.target, repository, "--topics", ",".join([*topics, "transactions"]))
+    # Nothing of ours fills the gaps that markers leave.
+    refused = run("restore", repository, f"kafka://{leader.address}")
+    assert refused.code == 2
+    assert "transactions-0" in refused.err
+    assert ok("topics", leader.address, "--json").lines == []
+    chosen: list[str | Path] = [
+        "restore",
+        repository,
+        f"kafka://{leader.address}",
+        "--topics",
+        ",".join(topics),
+        "--json",
+    ]
+    ok(*chosen)
+    expected = shapes("read", origin, topics=topics)
+    assert shapes("read", leader.address, topics=topics) == expected
+    for topic in topics:
+        until(f"{topic} is in sync", partial(is_on_three, leader.address, topic))
+    ok("produce", origin, "codecs", given=b'{"partition": 1, "value": "new"}\n' * 3)
+    ok("backup", source.broker.target, repository, "--topics", ",".join([*topics, "transactions"]))
+    restored = ok(*chosen).lines
+    assert sum(line.get("records", 0) for line in restored) == 3
+    # All are killed when it has returned.
+    for one in [leader, *followers]:
+        one.process.kill()
+        one.process.wait()
+    expected = shapes("read", origin, topics=topics)
+    for name in ("leader", "f1", "f2"):
+        again = serve(name)
+        assert shapes("read", again.address, topics=topics) == expected, name
+        again.end()
+
+
+def test_three_brokers_get_it_and_keep_it_when_all_are_killed(source: Source, brokers: Callable[..., Broker]) -> None:
+    target = brokers(3, **{"log.cleaner.backoff.ms": "3600000"})
+    ok("restore", source.repository, target.target, "--replication-factor", "3")
+    target.kafka.stop(kill=True)
+    target.kafka.start()
+    for topic in ["appended", "codecs", "compacted", "empty", "transactions", "trimmed"]:
+        until(f"{topic} is in sync", partial(is_on_three, target.bootstrap, topic))
+    ok("verify", source.repository, target.target)
+    assert shapes("groups", target.bootstrap) == source.groups
+    arguments = ["--bootstrap-server", target.bootstrap, "--topic", "codecs", "--group", "librdkafka"]
+    arguments += ["--timeout-ms", "8000", "--formatter-property", "print.offset=true"]
+    read = kafka_tool(
+        "org.apache.kafka.tools.consumer.ConsoleConsumer", *arguments, "--isolation-level", "read_committed"
+    )
+    offsets = [line for line in read.splitlines() if line.startswith("Offset:")]
+    # Where the group had committed nothing it begins at the end.
+    stood = {partition: offset for topic, partition, offset, _ in source.groups["librdkafka"] if topic == "codecs"}
+    ends = {partition: source.records[f"codecs-{partition} read_committed"][1] for partition in stood}
+    assert len(offsets) == sum(ends[partition] - offset for partition, offset in stood.items()) > 0

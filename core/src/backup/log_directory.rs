@@ -25,8 +25,8 @@ use crate::broker::directory::{
 use crate::log::{Checkpoints, Log, LogConfig};
 use crate::record::{Batch, batches};
 use crate::replication::{
-    Assignment, Bounds, CopyOptions, EpochEnd, Hole, LastBatch, Planned, Progress, Run, Selection, Sink, SinkEnd,
-    Source, Topic, TopicPartition, Until, agree, assign, copy,
+    Assignment, At, Bounds, CopyOptions, Cut, EpochEnd, Hole, LastBatch, Planned, Portion, Progress, Run, Selection,
+    Sink, SinkEnd, Source, Topic, TopicPartition, Until, agree, assign, copy,
 };
 use crate::storage::{Device, OpenFiles};
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -46,6 +46,10 @@ pub struct DirectoryOptions {
     pub broker: Option<i32>,
     /// Whether what the directories hold and the snapshot has not is given up. Default: no, it is refused.
     pub force: bool,
+    /// The point in time to restore. Default: the snapshot's own.
+    pub at: At,
+    /// Which partitions. Default: all of the broker's.
+    pub partitions: Portion,
     /// Whether to look and tell, and write nothing.
     pub dry_run: bool,
     /// How to copy.
@@ -199,12 +203,14 @@ pub async fn restore_directories(
     }
     let topics = source.topics(&Selection::all()).await?;
     let source_cluster = source.snapshot().manifest.source.cluster_id.as_deref();
+    options.partitions.check_found(&topics)?;
+    let cut = Cut::new(source, Cut::find(source, &topics, &options.at).await?);
     let mut replicas = HashMap::new();
     for topic in &topics {
         let (topic_id, partitions) = broker.topic(topic, source_cluster)?;
         for partition in topic.topic_partitions() {
             let Some(known) = partitions.get(&partition.partition) else { continue };
-            if !known.brokers.contains(&broker.node_id) {
+            if !known.brokers.contains(&broker.node_id) || !options.partitions.includes(&partition) {
                 continue;
             }
             let dir = format!("{}-{}", topic.name, partition.partition);
@@ -230,11 +236,11 @@ pub async fn restore_directories(
         }
     }
     let assignments: Vec<Assignment> =
-        assign(source, &topics, Until::HighWatermark).await?.into_iter().collect::<Result<_>>()?;
+        assign(&cut, &topics, Until::HighWatermark).await?.into_iter().collect::<Result<_>>()?;
     let assignments: Vec<Assignment> =
         assignments.into_iter().filter(|assignment| replicas.contains_key(&assignment.partition)).collect();
     let sink = DirectorySink { replicas, force: options.force };
-    let planned = sink.plan(source, &assignments).await?;
+    let planned = sink.plan(source, &cut, &assignments).await?;
     if options.dry_run {
         sink.close()?;
         return Ok((planned, None));
@@ -245,7 +251,7 @@ pub async fn restore_directories(
         return Err(Error::new(ErrorKind::Full, format!("too little space for the restore bytes={bytes} free={room}")));
     }
     sink.clear(&planned, &assignments)?;
-    let copied = copy(source, &sink, &assignments, &options.copy, progress).await;
+    let copied = copy(&cut, &sink, &assignments, &options.copy, progress).await;
     // Also what is whole where something else failed.
     sink.close()?;
     sink.write_checkpoints(&broker)?;
@@ -382,17 +388,22 @@ impl DirectorySink {
     }
 
     /// What is to be done, from what is there. Nothing is written.
-    async fn plan(&self, source: &SnapshotSource, assignments: &[Assignment]) -> Result<Vec<Planned>> {
+    async fn plan(&self, source: &SnapshotSource, cut: &Cut<'_>, assignments: &[Assignment]) -> Result<Vec<Planned>> {
         let names: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
         let ends = self.ends(&names).await?;
         if !self.force {
-            agree(source, self, assignments).await?;
+            agree(cut, self, assignments).await?;
         }
         let mut planned = Vec::with_capacity(assignments.len());
         for (Assignment { partition, bounds, .. }, end) in assignments.iter().zip(ends) {
             let topic = source.manifests().get(&*partition.topic);
             let reference = topic.and_then(|topic| topic.partitions.get(partition.partition as usize));
-            let bytes = reference.map_or(0, |reference| reference.bytes);
+            let all = reference.map_or(0, |reference| (reference.end - reference.start).max(1).unsigned_abs());
+            let share = |offsets: i64| {
+                let bytes = reference.map_or(0, |reference| reference.bytes);
+                (u128::from(bytes) * u128::from(offsets.max(0).unsigned_abs()) / u128::from(all.max(1))) as u64
+            };
+            let bytes = share(bounds.end - bounds.start);
             let mut plan = Planned {
                 partition: partition.clone(),
                 start: bounds.start,
@@ -402,7 +413,9 @@ impl DirectorySink {
                 note: None,
             };
             if let Some(end) = end {
-                let same_end = reference.and_then(|reference| reference.last).zip(end.last);
+                let ours =
+                    reference.filter(|reference| reference.end == bounds.end).and_then(|reference| reference.last);
+                let same_end = ours.zip(end.last);
                 let differs = same_end.is_some_and(|(ours, theirs)| {
                     end.end == bounds.end && (ours.crc, ours.base_offset) != (theirs.crc, theirs.base_offset)
                 });
@@ -415,8 +428,7 @@ impl DirectorySink {
                     plan.note = Some("emptied first, its beginning is missing".to_owned());
                 } else {
                     plan.start = end.end;
-                    let offsets = (bounds.end - bounds.start).max(1) as u128;
-                    plan.bytes = (u128::from(bytes) * (bounds.end - end.end).max(0) as u128 / offsets) as u64;
+                    plan.bytes = share(bounds.end - end.end);
                 }
             }
             planned.push(plan);
@@ -550,3 +562,7 @@ impl Sink for DirectorySink {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "log_directory_tests.rs"]
+mod tests;

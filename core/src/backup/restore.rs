@@ -3,8 +3,8 @@
 use super::contents::SnapshotSource;
 use super::repository::SnapshotId;
 use crate::replication::{
-    Assignment, Copied, CopyOptions, GroupOffsets, LocalLogs, LogSink, Parting, Progress, Selection, Source,
-    TopicPartition, Until, agree, assign, copy,
+    Assignment, At, Copied, CopyOptions, Cut, GroupOffsets, LocalLogs, LogSink, Parting, Portion, Progress, Selection,
+    Source, TopicPartition, Until, agree, assign, copy,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -14,6 +14,10 @@ use crate::{Error, ErrorKind, Result};
 pub struct RestoreOptions {
     /// Which groups' committed offsets. Default: all.
     pub groups: Selection,
+    /// The point in time to restore. Default: the snapshot's own.
+    pub at: At,
+    /// Which partitions. Default: all.
+    pub partitions: Portion,
     /// Whether the topics become the target's own, or stay copies that take no produce requests. Default: they do.
     pub promote: bool,
     /// How to copy.
@@ -22,7 +26,13 @@ pub struct RestoreOptions {
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { groups: Selection::all(), promote: true, copy: CopyOptions::default() }
+        Self {
+            groups: Selection::all(),
+            at: At::default(),
+            partitions: Portion::default(),
+            promote: true,
+            copy: CopyOptions::default(),
+        }
     }
 }
 
@@ -54,17 +64,24 @@ pub async fn restore(
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Restored> {
     let topics = source.topics(&Selection::all()).await?;
+    options.partitions.check_found(&topics)?;
+    let manifests = source;
+    let source = &Cut::new(source, Cut::find(source, &topics, &options.at).await?);
     let assignments: Vec<Assignment> =
         assign(source, &topics, Until::HighWatermark).await?.into_iter().collect::<Result<_>>()?;
+    let assignments: Vec<Assignment> =
+        assignments.into_iter().filter(|one| options.partitions.includes(&one.partition)).collect();
     let sink = LogSink::new(target, Parting::Refuse);
     agree(source, &sink, &assignments).await?;
     for topic in &topics {
         target.create_copy(topic).await?;
     }
     let copied = copy(source, &sink, &assignments, &options.copy, progress).await?.all()?;
-    check_ends(source, target, &assignments).await?;
+    check_ends(manifests, target, &assignments).await?;
 
     let mut groups = source.committed(&topics, &options.groups).await?;
+    groups.iter_mut().for_each(|group| group.offsets.retain(|one| options.partitions.includes(&one.partition)));
+    groups.retain(|group| !group.offsets.is_empty());
     for offset in groups.iter_mut().flat_map(|group| &mut group.offsets) {
         // The epoch is that of a leader that is gone. A consumer that starts with one checks it, and one the target does
         // not know, or knows otherwise, would send it back to the beginning.
@@ -75,7 +92,7 @@ pub async fn restore(
         let names: Vec<String> = topics.into_iter().map(|topic| topic.name).collect();
         target.promote_copies(&names).await?;
     }
-    Ok(Restored { snapshot: source.snapshot().id, copied, groups })
+    Ok(Restored { snapshot: manifests.snapshot().id, copied, groups })
 }
 
 /// Whether the target's logs begin and end as the snapshot says.
@@ -86,6 +103,7 @@ async fn check_ends(source: &SnapshotSource, target: &dyn LocalLogs, assignments
         let Assignment { partition, bounds, .. } = assignment;
         let topic = source.manifests().get(&*partition.topic);
         let last = topic.and_then(|topic| topic.partitions.get(partition.partition as usize)?.last);
+        let last = last.filter(|last| last.base_offset < bounds.end);
         // Where compaction took the last records the end is above the last batch's.
         let least = last.map_or(bounds.start, |last| last.base_offset + 1).max(bounds.start);
         let (start, end) = found.map_or((0, 0), |found| (found.start, found.end));

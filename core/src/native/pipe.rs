@@ -21,7 +21,7 @@ use crate::backup::{
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
 use crate::replication::{
-    self, ClusterSource, Identity, Planned, Progress, Selection, Source as _, TopicPartition, TransferOptions,
+    self, At, ClusterSource, Cut, Identity, Planned, Progress, Selection, Source as _, TopicPartition, TransferOptions,
     Transferred, Verified, transfer,
 };
 use crate::storage::Device;
@@ -66,6 +66,27 @@ impl Place {
             Ok(Self::Cluster(_)) | Err(_) if !text.contains("://") => Self::Log(Location::Directory(text.into())),
             Ok(place) => place,
             Err(_) => Self::Cluster(text.to_owned()),
+        }
+    }
+}
+
+/// Where a restore goes, as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A log or a live cluster.
+    Place(Place),
+    /// All log directories of a Kafka broker that does not run.
+    LogDirectories(Vec<PathBuf>),
+}
+
+impl Target {
+    /// What `text` names: `logdir:DIR[,DIR…]`, or what [`Place::parse_target`] makes of it.
+    pub fn parse(text: &str) -> Self {
+        match text.strip_prefix("logdir:") {
+            Some(directories) => {
+                Self::LogDirectories(directories.split(',').filter(|dir| !dir.is_empty()).map(PathBuf::from).collect())
+            }
+            None => Self::Place(Place::parse_target(text)),
         }
     }
 }
@@ -229,8 +250,38 @@ pub fn cpu_time() -> Duration {
     Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or(0))
 }
 
-/// Restores `topics` of the snapshot that `snapshot` names (`latest`, or the first digits of one) to `target`: the directory of
-/// a log, made when missing, or `memory:NAME`.
+/// What of a repository is meant, as a person names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// The repository.
+    pub repository: &'a RepositoryPlace,
+    /// A snapshot of it: `latest`, or the first digits of one.
+    pub snapshot: &'a str,
+    /// Topics of the snapshot.
+    pub topics: &'a Selection,
+}
+
+impl Chosen<'_> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `NotFound` if repository, snapshot or topic are not there.
+    pub async fn open(&self) -> Result<SnapshotSource> {
+        let repository = self.repository.open().await?;
+        let snapshot = repository.find_snapshot(self.snapshot).await?;
+        SnapshotSource::open(repository, snapshot, self.topics).await
+    }
+
+    /// Opens it twice, for who reads ahead in one of them.
+    async fn open_both(&self) -> Result<(SnapshotSource, SnapshotSource)> {
+        let repository = self.repository.open().await?;
+        let snapshot = repository.find_snapshot(self.snapshot).await?;
+        let first = SnapshotSource::open(repository.clone(), snapshot.clone(), self.topics).await?;
+        Ok((first, SnapshotSource::open(repository, snapshot, self.topics).await?))
+    }
+}
+
+/// Restores what is `chosen` to `target`: the directory of a log, made when missing, or `memory:NAME`.
 ///
 /// # Errors
 /// `NotFound` if repository, snapshot or topic are not there, and nothing is made at `target` then; `Unsupported` if `target`
@@ -238,30 +289,27 @@ pub fn cpu_time() -> Duration {
 /// See also [`backup::restore`].
 pub async fn restore(
     runtime: &Runtime,
-    repository: &RepositoryPlace,
-    snapshot: &str,
+    chosen: Chosen<'_>,
     target: &Place,
-    topics: &Selection,
+    options: &RestoreOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Restored> {
     let Place::Log(location) = target else {
         let message = "a restore goes to the directory of a log; restoring into a live cluster comes later";
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
-    let repository = repository.open().await?;
-    let snapshot = repository.find_snapshot(snapshot).await?;
-    let source = SnapshotSource::open(repository, snapshot, topics).await?;
+    let source = chosen.open().await?;
     if matches!(location, Location::Directory(_)) && LocalBroker::find(location).is_some() {
         let message = format!("a broker of this process has the directory open, close it first directory={location}");
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     let local = open(runtime, location)?;
-    let restored = backup::restore(&source, local.embedded(), &RestoreOptions::default(), progress).await?;
+    let restored = backup::restore(&source, local.embedded(), options, progress).await?;
     local.release()?;
     Ok(restored)
 }
 
-/// Restores `topics` of the snapshot that `snapshot` names to `directories`: all log directories (`log.dirs`) of a Kafka broker,
+/// Restores what is `chosen` to `directories`: all log directories (`log.dirs`) of a Kafka broker,
 /// which does not run. Returns the plan, and what was done unless only the plan was wanted.
 ///
 /// # Errors
@@ -269,16 +317,12 @@ pub async fn restore(
 /// written then; `NotFound` if a directory is not there.
 pub async fn restore_directories(
     runtime: &Runtime,
-    repository: &RepositoryPlace,
-    snapshot: &str,
+    chosen: Chosen<'_>,
     directories: &[PathBuf],
-    topics: &Selection,
     options: &DirectoryOptions,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<(Vec<Planned>, Option<Restored>)> {
-    let repository = repository.open().await?;
-    let snapshot = repository.find_snapshot(snapshot).await?;
-    let source = SnapshotSource::open(repository, snapshot, topics).await?;
+    let source = chosen.open().await?;
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
     for directory in directories {
         check_holds_something(directory)?;
@@ -298,25 +342,22 @@ pub async fn restore_directories(
     backup::restore_directories(&source, &devices, options, runtime.clock().now(), room(directories)?, progress).await
 }
 
-/// Restores `topics` of the snapshot that `snapshot` names to the live cluster `target`. Tells the plan first; returns `None` if
-/// only that was wanted.
+/// Restores what is `chosen`, as it was `at` a time, to the live cluster `target`. Tells the plan first; returns `None` if only
+/// that was wanted.
 ///
 /// # Errors
 /// `NotFound` if repository, snapshot or topic are not there; see [`transfer`].
 pub async fn restore_to_cluster(
-    repository: &RepositoryPlace,
-    snapshot: &str,
+    chosen: Chosen<'_>,
     target: &ClusterSource,
-    topics: &Selection,
+    at: &At,
     mut options: TransferOptions,
     plan: &(dyn Fn(&[Planned]) + Send + Sync),
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Option<(Snapshot, Transferred)>> {
-    let repository = repository.open().await?;
-    let snapshot = repository.find_snapshot(snapshot).await?;
-    let source = SnapshotSource::open(repository.clone(), snapshot.clone(), topics).await?;
     // What is looked ahead for is read on its own.
-    let ahead = SnapshotSource::open(repository, snapshot.clone(), topics).await?;
+    let (source, ahead) = chosen.open_both().await?;
+    let snapshot = source.snapshot().clone();
     for (name, topic) in source.manifests() {
         let known = topic
             .partitions
@@ -325,26 +366,24 @@ pub async fn restore_to_cluster(
         options.sizes.extend(known);
     }
     let topics = source.topics(&Selection::all()).await?;
+    let ends = Cut::find(&source, &topics, at).await?;
+    let (source, ahead) = (Cut::new(&source, ends.clone()), Cut::new(&ahead, ends));
     let transferred = transfer(&source, &ahead, target, &topics, &options, plan, progress).await?;
     Ok(transferred.map(|transferred| (snapshot, transferred)))
 }
 
-/// Compares every record of the snapshot that `snapshot` names with what `target` has; see [`replication::verify`].
+/// Compares every record of what is `chosen` with what `target` has; see [`replication::verify`].
 ///
 /// # Errors
 /// `NotFound` if repository, snapshot or topic are not there; see [`replication::verify`].
 pub async fn verify(
-    repository: &RepositoryPlace,
-    snapshot: &str,
+    chosen: Chosen<'_>,
     target: &ClusterSource,
-    topics: &Selection,
     renamed: &BTreeMap<String, String>,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<(Snapshot, Vec<Verified>)> {
-    let repository = repository.open().await?;
-    let snapshot = repository.find_snapshot(snapshot).await?;
-    let source = SnapshotSource::open(repository.clone(), snapshot.clone(), topics).await?;
-    let ahead = SnapshotSource::open(repository, snapshot.clone(), topics).await?;
+    let (source, ahead) = chosen.open_both().await?;
+    let snapshot = source.snapshot().clone();
     let topics = source.topics(&Selection::all()).await?;
     let verified = replication::verify(&source, &ahead, target, &topics, renamed, progress).await?;
     Ok((snapshot, verified))

@@ -21,14 +21,14 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use super::cluster::{EARLIEST, LATEST, leader, unanswered};
 use super::outcomes::Outcomes;
 use super::{Bounds, ClusterSource, EpochEnd, Hole, Run, Sink, SinkEnd, Source, TopicPartition};
-use crate::client::{Admin, CoordinatorType, check};
-use crate::protocol::ErrorCode;
+use crate::client::{Admin, CoordinatorType, Topics, check};
 use crate::protocol::messages::add_partitions_to_txn::AddPartitionsToTxnTopic;
 use crate::protocol::messages::produce::{PartitionProduceData, TopicProduceData};
 use crate::protocol::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic};
 use crate::protocol::messages::{
     AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest, ProduceRequest, WriteTxnMarkersRequest,
 };
+use crate::protocol::{ApiKey, ErrorCode};
 use crate::record::{
     Batch, Builder, BuilderOptions, Compression, Limits, NO_HEADERS, ProducerFields, RecordError, TimestampType,
 };
@@ -46,7 +46,7 @@ const FILLERS_AT_ONCE: i64 = 1_000_000;
 const TRANSACTIONS_AT_ONCE: i64 = 20;
 /// How long one of them may take.
 const TRANSACTION_TIMEOUT_MS: i32 = 60_000;
-/// How often writing markers is tried again.
+/// How often what may have been written, or overtaken, is tried again.
 const TRIES: u32 = 10;
 /// How long a broker may wait for its followers.
 const PRODUCE_TIMEOUT_MS: i32 = 30_000;
@@ -83,6 +83,8 @@ struct Lane {
     /// The source's end; where the outcomes of transactions are looked for.
     end: i64,
     sequence: i32,
+    /// Whether the broker knows our sequences here. Before, it would take any batch for the first.
+    confirmed: bool,
     outcomes: Outcomes,
 }
 
@@ -158,8 +160,12 @@ impl<'a> ClusterSink<'a> {
             return Err(refused);
         }
         // Whoever may begin one may fill gaps with them.
-        match producer_id(&self.cluster, Some(&transactional_id(&nowhere, 0))).await {
-            Ok(_) => {
+        let begun = match self.check_transactions().await {
+            Err(error) => Err(error),
+            Ok(()) => producer_id(&self.cluster, Some(&transactional_id(&nowhere, 0))).await.map(drop),
+        };
+        match begun {
+            Ok(()) => {
                 log::info!("gaps are filled by transactions without records, markers are refused: {refused}");
                 self.gaps = Gaps::Transactions;
                 Ok((self, None))
@@ -170,6 +176,17 @@ impl<'a> ClusterSink<'a> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the cluster's brokers have transactions at all.
+    async fn check_transactions(&self) -> Result<()> {
+        let client = self.cluster.client();
+        let cluster = client.retry(self.cluster.patience(), || client.refresh_with(Topics::None, false)).await?;
+        for broker in cluster.brokers.values() {
+            let versions = client.transport().versions(&broker.endpoint).await?;
+            versions.version_for(ApiKey::END_TXN)?;
+        }
+        Ok(())
     }
 
     /// Where the target's partition ends. What followers do not have yet is waited for, up to `at_least`.
@@ -335,8 +352,9 @@ impl<'a> ClusterSink<'a> {
             let (mut sent, mut sequence, mut bytes) = (done, lane.sequence, 0);
             let mut under_way = FuturesOrdered::new();
             let failed = loop {
+                let most = if lane.confirmed { IN_FLIGHT } else { 1 };
                 while sent < batches.len()
-                    && under_way.len() < IN_FLIGHT
+                    && under_way.len() < most
                     && (under_way.is_empty() || bytes + batches[sent].1.size() <= IN_FLIGHT_BYTES)
                 {
                     let batch = &batches[sent].1;
@@ -355,6 +373,7 @@ impl<'a> ClusterSink<'a> {
                         lane.sequence = lane.sequence.wrapping_add(batch.record_count()) & i32::MAX;
                         lane.next = at + i64::from(batch.last_offset_delta()) + 1;
                         done += 1;
+                        lane.confirmed = true;
                         (tries, anew) = (0, false);
                     }
                     Ok(offset) => break Some(elsewhere(target, *at, offset)),
@@ -363,11 +382,18 @@ impl<'a> ClusterSink<'a> {
             };
             let Some(error) = failed else { continue };
             // What was sent behind it is refused, for it is out of order, or written where it belongs.
-            while under_way.next().await.is_some() {}
+            for (at, _) in &batches[done + 1..sent] {
+                match under_way.next().await {
+                    Some(Ok(offset)) if offset != *at => return Err(elsewhere(target, *at, offset)),
+                    _ => {}
+                }
+            }
             let pause = client.backoff(tries);
             let is_late = client.clock().monotonic().saturating_add(pause) >= deadline;
-            if !error.is_retriable() || is_late {
-                return Err(error.context(format_args!("partition={target} offset={}", batches[done].0)));
+            // Requests may overtake each other where a connection was lost; the one in front is written then.
+            let is_overtaken = error.code() == Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) && tries < TRIES;
+            if !(error.is_retriable() || is_overtaken) || is_late {
+                return Err(error.context(format_args!("offset={}", batches[done].0)));
             }
             client.clock().sleep(pause).await;
             tries += 1;
@@ -396,6 +422,14 @@ impl<'a> ClusterSink<'a> {
         let answer = response.responses.iter().flat_map(|topic| &topic.partition_responses).next();
         let answer = answer.ok_or_else(unanswered)?;
         check(answer.error_code, answer.error_message.as_deref(), format_args!("partition={target}"))?;
+        if answer.log_append_time_ms >= 0 {
+            let message = format!(
+                "the broker has set its own time, though the topic's message.timestamp.type was set to CreateTime: run it \
+                 again with --force, which makes the topic anew partition={target} offset={}",
+                answer.base_offset
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         Ok(answer.base_offset)
     }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::cluster_sink::ClusterSink;
 use super::compare::{Compare, Compared, compare, first_gap};
 use super::{
-    Assignment, Bounds, ClusterSettings, ClusterSource, Copied, CopyOptions, GroupOffsets, Progress, SHARE, Selection,
-    Source, Topic, TopicPartition, Until, assign, copy, settings,
+    Assignment, Bounds, ClusterSettings, ClusterSource, CommittedOffset, Copied, CopyOptions, GroupOffsets, Portion,
+    Progress, SHARE, Selection, Source, Topic, TopicPartition, Until, assign, copy, settings,
 };
 use crate::client::{Admin, ConfigChange, ConfigResource, CoordinatorType, NewTopic, OffsetAndMetadata, check};
-use crate::protocol::messages::AlterShareGroupOffsetsRequest;
 use crate::protocol::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
 };
+use crate::protocol::messages::describe_configs::DescribeConfigsResource;
+use crate::protocol::messages::{AlterShareGroupOffsetsRequest, DescribeConfigsRequest};
 use crate::{Error, ErrorKind, Result};
 
 /// How long the target may take for a change.
@@ -28,6 +29,9 @@ const MARKERS_PER_SECOND: u64 = 25_000;
 /// How fast records are written, about, in bytes a second.
 const BYTES_PER_SECOND: u64 = 100 << 20;
 const KEEP_ALL: &str = "-1";
+const TOPIC_RESOURCE: i8 = 2;
+/// How many topics' configurations are asked for at a time.
+const TOPICS_AT_ONCE: usize = 500;
 
 /// What a topic is set to while it is written, so that nothing goes and nothing is changed.
 const HELD: [(&str, &str); 8] = [
@@ -49,6 +53,8 @@ pub struct TransferOptions {
     pub groups: Selection,
     /// Whether access rules and quotas are set, too, beside those that are there. Default: no.
     pub settings: bool,
+    /// Which partitions' records. Default: all.
+    pub partitions: Portion,
     /// What topics are to be called that are called otherwise at the source. Default: none.
     pub renamed: BTreeMap<String, String>,
     /// On how many brokers each partition is to be. Default: as many as at the source, or as there are.
@@ -68,6 +74,7 @@ impl Default for TransferOptions {
         Self {
             groups: Selection::all(),
             settings: false,
+            partitions: Portion::default(),
             renamed: BTreeMap::new(),
             replication_factor: None,
             force: false,
@@ -139,6 +146,9 @@ pub async fn transfer(
     let transfer = Transfer { source, ahead, target, admin, topics, options };
     let assignments: Vec<Assignment> =
         assign(source, topics, Until::LastStable).await?.into_iter().collect::<Result<_>>()?;
+    options.partitions.check_found(topics)?;
+    let assignments: Vec<Assignment> =
+        assignments.into_iter().filter(|one| options.partitions.includes(&one.partition)).collect();
     let there = transfer.there().await?;
     let ends = transfer.check(&assignments, &there).await?;
     let anew: Vec<&str> = ends.anew.iter().map(String::as_str).collect();
@@ -151,7 +161,7 @@ pub async fn transfer(
     let sink = transfer.sink_for_gaps(sink, &assignments, &ends).await?;
     if !anew.is_empty() {
         let deleted = transfer.admin.delete_topics(&anew, PATIENCE).await?;
-        deleted.into_iter().try_for_each(|(_, result)| result)?;
+        deleted.into_iter().try_for_each(|(_, result)| unless(ErrorKind::NotFound, result))?;
         transfer.wait_until_gone(&anew).await?;
     }
     let held = transfer.hold(&there, &ends).await?;
@@ -184,6 +194,14 @@ pub async fn transfer(
     let written = settings::write(target.client(), target.patience(), &settings).await;
     written.map_err(|error| error.context("records and groups are restored, but not all access rules and quotas"))?;
     Ok(Some(Transferred { copied, compared, groups, settings }))
+}
+
+/// A change whose answer was lost is asked for again, and then found to be made.
+fn unless(kind: ErrorKind, result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == kind => Ok(()),
+        result => result,
+    }
 }
 
 /// Where partitions of the target end, and which topics have to go first.
@@ -394,13 +412,13 @@ impl Transfer<'_> {
                 name: self.target_name(&topic.name).to_owned(),
                 partitions: i32::try_from(topic.partitions.len()).ok(),
                 replication_factor: Some(wanted).filter(|wanted| *wanted > 0),
-                configs: topic.config.iter().cloned().collect(),
+                configs: self.created_with(topic),
                 ..NewTopic::default()
             });
         }
         if !new.is_empty() {
             let created = self.admin.create_topics(&new, false, PATIENCE).await?;
-            created.into_iter().try_for_each(|(_, result)| result)?;
+            created.into_iter().try_for_each(|(_, result)| unless(ErrorKind::AlreadyExists, result))?;
         }
         let names: Vec<&str> = self.topics.iter().map(|topic| self.target_name(&topic.name)).collect();
         self.admin.wait_for_topics(&names, PATIENCE).await?;
@@ -427,7 +445,56 @@ impl Transfer<'_> {
             changes.push((ConfigResource::Topic(name.to_owned()), change));
         }
         self.alter(&changes).await?;
+        for node_id in self.admin.describe_cluster(PATIENCE).await?.brokers.keys() {
+            self.admin.client().retry(PATIENCE, || self.check_held(*node_id, &changes)).await?;
+        }
         Ok(found)
+    }
+
+    /// The topic's configuration, but for what is held back from the first record on.
+    fn created_with(&self, topic: &Topic) -> BTreeMap<String, String> {
+        let mut config: BTreeMap<String, String> = topic.config.iter().cloned().collect();
+        for (option, value) in HELD {
+            // Older brokers do not know this pair.
+            if !option.starts_with("message.timestamp.") || option == "message.timestamp.type" {
+                config.insert(option.to_owned(), value.to_owned());
+            }
+        }
+        config
+    }
+
+    /// Whether a broker knows of the changes: each hears of them by itself, and whatever it appends before is as it was set.
+    async fn check_held(
+        &self,
+        node_id: i32,
+        changes: &[(ConfigResource, BTreeMap<String, ConfigChange>)],
+    ) -> Result<()> {
+        for changes in changes.chunks(TOPICS_AT_ONCE) {
+            let resource = |(resource, _): &(ConfigResource, BTreeMap<String, ConfigChange>)| match resource {
+                ConfigResource::Topic(name) => Some(DescribeConfigsResource {
+                    resource_type: TOPIC_RESOURCE,
+                    resource_name: name.clone(),
+                    configuration_keys: Some(HELD.iter().map(|(option, _)| (*option).to_owned()).collect()),
+                }),
+                _ => None,
+            };
+            let resources = changes.iter().filter_map(resource).collect();
+            let request = DescribeConfigsRequest { resources, ..DescribeConfigsRequest::default() };
+            let response = self.admin.client().call_node(node_id, request).await?;
+            for found in response.results {
+                check(found.error_code, found.error_message.as_deref(), format_args!("topic={}", found.resource_name))?;
+                let held = |option: &str| HELD.iter().find(|(name, _)| *name == option).map(|(_, value)| *value);
+                let late = found.configs.iter().find(|entry| held(&entry.name) != entry.value.as_deref());
+                if let Some(late) = late {
+                    let message = format!(
+                        "a broker does not know yet of an option that was set node={node_id} topic={} option={}",
+                        found.resource_name, late.name
+                    );
+                    return Err(Error::new(ErrorKind::Retriable, message));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Of each topic the options that it has, with the values set on it itself.
@@ -469,7 +536,10 @@ impl Transfer<'_> {
 
     /// Commits for groups what they had committed.
     async fn commit(&self, sink: &ClusterSink<'_>) -> Result<Vec<GroupOffsets>> {
-        let groups = self.source.committed(self.topics, &self.options.groups).await?;
+        let mut groups = self.source.committed(self.topics, &self.options.groups).await?;
+        let is_chosen = |one: &CommittedOffset| self.options.partitions.includes(&one.partition);
+        groups.iter_mut().for_each(|group| group.offsets.retain(is_chosen));
+        groups.retain(|group| !group.offsets.is_empty());
         for group in &groups {
             let offsets: HashMap<TopicPartition, OffsetAndMetadata> = group
                 .offsets

@@ -1,4 +1,4 @@
-"""Topics of every shape that a backup has to keep: written, read back whole, and gone on with, by other people's clients.
+"""Topics of every shape that a backup has to keep: written, read whole, and gone on with, by other people's clients.
 
 One step a run, asked for in JSON on standard input; the answer is JSON on standard output.
 """
@@ -12,8 +12,10 @@ import time
 import uuid
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from kafka import KafkaConsumer
+from kafka import TopicPartition as Partition
 
 DAY = 86_400_000
 T0 = 1_790_000_000_000
@@ -191,9 +193,6 @@ def commit(asked: dict[str, Any]) -> None:
             asynchronous=False,
         )
         consumer.close()
-    from kafka import KafkaConsumer
-    from kafka import TopicPartition as Partition
-
     consumer = KafkaConsumer(
         "compacted",
         bootstrap_servers=asked["bootstrap"],
@@ -211,8 +210,6 @@ def commit(asked: dict[str, Any]) -> None:
 
 def groups(asked: dict[str, Any]) -> dict[str, Any]:
     """What groups have committed, with their notes."""
-    from confluent_kafka import ConsumerGroupTopicPartitions
-
     answer, client = {}, admin(asked)
     for group in asked.get("groups") or ["kafka-python", "librdkafka"]:
         future = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
@@ -247,9 +244,6 @@ def go_on(asked: dict[str, Any]) -> dict[str, Any]:
                 continue
             offsets.setdefault(f"{topic}-{message.partition()}", []).append(message.offset())
         consumer.close()
-    from kafka import KafkaConsumer
-    from kafka import TopicPartition as Partition
-
     consumer = KafkaConsumer(
         "compacted",
         bootstrap_servers=asked["bootstrap"],

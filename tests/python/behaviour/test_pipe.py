@@ -135,13 +135,42 @@ def test_what_is_not_there_is_named_and_nothing_is_made_for_it(broker, tmp_path,
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_live_broker_gets_a_point_in_time_then_all_and_is_compared(broker, tmp_path, topic):
+    servers = broker.bootstrap_servers
+    ottla.KafkaAdminClient(bootstrap_servers=servers).create_topics({topic: {"configs": {"retention.ms": "-1"}}})
+    produce(servers, topic, 100)
+    produce(servers, topic, 50, start=100)
+    ottla.backup(broker, tmp_path / "backup", topic)
+    with Broker() as target:
+        address, name = f"kafka://{target.bootstrap_servers}", f"{topic}-2"
+        at = 1_700_000_000_000 + 99
+        first = ottla.restore(tmp_path / "backup", address, at=at, rename={topic: name}, client_id="restorer")
+        assert 0 < first.copied.records <= 100
+        behind = ottla.verify(tmp_path / "backup", target, rename={topic: name})
+        assert not all(partition.is_alike for partition in behind)
+        assert sum(partition.lacking for partition in behind) == 150 - first.copied.records
+        rest = ottla.restore(tmp_path / "backup", address, rename={topic: name})
+        assert rest.copied.records == 150 - first.copied.records
+        verified = ottla.verify(tmp_path / "backup", target, rename={topic: name})
+        assert sum(partition.same for partition in verified) == 150
+        assert all(partition.is_alike for partition in verified)
+        assert read(target.bootstrap_servers, name) == read(servers, topic)
+        produce(target.bootstrap_servers, name, 1)
+        with pytest.raises(errors.AlreadyExistsError, match="force"):
+            ottla.restore(tmp_path / "backup", address, rename={topic: name})
+        ottla.restore(tmp_path / "backup", address, rename={topic: name}, force=True)
+        assert read(target.bootstrap_servers, name) == read(servers, topic)
+
+
 def test_what_cannot_be_done_says_why(broker, tmp_path, topic):
     produce(broker.bootstrap_servers, topic, 1)
     ottla.backup(broker, tmp_path / "backup")
     with pytest.raises(errors.UnsupportedError, match="object stores"):
         ottla.backup(broker, "s3://bucket/backup")
-    with pytest.raises(errors.UnsupportedError, match="live cluster"):
-        ottla.restore(tmp_path / "backup", "kafka://localhost:9092")
+    with pytest.raises(errors.InvalidError, match="partitions are chosen"):
+        ottla.restore(tmp_path / "backup", tmp_path / "new", partitions=["orders"])
+    with pytest.raises(errors.NotFoundError, match="no such directory"):
+        ottla.restore(tmp_path / "backup", f"logdir:{tmp_path / 'new'}")
     with pytest.raises(errors.InvalidError, match="regular expression"):
         ottla.replicate(broker, tmp_path / "replica", "pay[")
     with Broker(tmp_path / "data") as open_here:

@@ -10,13 +10,14 @@ use serde_json::json;
 use super::connection::{Connection, ConnectionArgs};
 use super::copies::{TopicsArg, progress_bar, report, show};
 use super::keys::AccessArgs;
+use super::position::parse_time;
 use super::{Output, table};
-use crate::backup::{DirectoryOptions, Restored};
+use crate::backup::{DirectoryOptions, RestoreOptions, Restored};
 use crate::native::Runtime;
-use crate::native::pipe::{self, Place};
-use crate::native::repository::RepositoryPlace;
+use crate::native::pipe::{self, Chosen, Place, Target};
 use crate::replication::{
-    ClusterSettings, ClusterSource, PartitionCopied, Planned, Progress, TransferOptions, Verified,
+    At, ClusterSettings, ClusterSource, PartitionCopied, Planned, Portion, Progress, TopicPartition, TransferOptions,
+    Verified,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -37,6 +38,15 @@ pub(super) struct Restore {
 
     #[command(flatten)]
     topics: TopicsArg,
+
+    /// What partitions to restore, such as orders:0,2; may be repeated. All of a topic when none of it is given
+    #[arg(long, value_name = "TOPIC:N,N")]
+    partitions: Vec<String>,
+
+    /// A point in time: 2026-08-01T12:00Z, or -1h; or an offset, orders:0=1200; may be repeated. Ends before the first batch
+    /// that is later
+    #[arg(long, value_name = "TIME|TOPIC:N=OFFSET", allow_hyphen_values = true)]
+    at: Vec<String>,
 
     /// Say what would be done, and how much it is; write nothing
     #[arg(long)]
@@ -72,49 +82,83 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let (path, name) = repository_and_snapshot(&self.repository);
         let selection = self.topics.selection()?;
+        let (path, snapshot) = repository_and_snapshot(&self.repository);
+        let repository = self.access.place(path)?;
+        let chosen = Chosen { repository: &repository, snapshot, topics: &selection };
         let begun = Instant::now();
         let runtime = Runtime::new()?;
-        let repository = self.access.place(path)?;
         let bar = progress_bar(output);
         let progress = |progress: &Progress| show(&bar, progress);
-        let restored = if let Some(directories) = self.target.strip_prefix("logdir:") {
-            let directories = directories.split(',').filter(|dir| !dir.is_empty()).map(PathBuf::from);
-            let directories: Vec<PathBuf> = directories.chain(self.log_dirs.iter().cloned()).collect();
-            let mut options = DirectoryOptions::default();
-            (options.broker, options.force, options.dry_run) = (self.broker, self.force, self.dry_run);
-            let restoring =
-                pipe::restore_directories(&runtime, &repository, name, &directories, &selection, &options, &progress);
-            let (planned, restored) = runtime.block_on(restoring)?;
-            tell(&planned, output)?;
-            match restored {
-                None => return Ok(()),
-                Some(restored) => restored,
+        let restored = match Target::parse(&self.target) {
+            Target::LogDirectories(mut directories) => {
+                directories.extend(self.log_dirs.iter().cloned());
+                let mut options = DirectoryOptions::default();
+                (options.broker, options.force, options.dry_run) = (self.broker, self.force, self.dry_run);
+                (options.at, options.partitions) = (self.at(&runtime)?, self.portion()?);
+                let restoring = pipe::restore_directories(&runtime, chosen, &directories, &options, &progress);
+                let (planned, restored) = runtime.block_on(restoring)?;
+                tell(&planned, output)?;
+                match restored {
+                    None => return Ok(()),
+                    Some(restored) => restored,
+                }
             }
-        } else if self.target.starts_with("kafka://") {
-            return self.to_cluster(&repository, name, begun, output);
-        } else {
-            if self.force || self.dry_run || self.broker.is_some() || !self.log_dirs.is_empty() {
-                let message = "--force, --dry-run, --broker and --log-dir are not for the directory of a log";
-                return Err(Error::new(ErrorKind::Invalid, message));
+            Target::Place(Place::Cluster(_)) => return self.to_cluster(chosen, begun, output),
+            Target::Place(target) => {
+                if self.force || self.dry_run || self.broker.is_some() || !self.log_dirs.is_empty() {
+                    let message = "--force, --dry-run, --broker and --log-dir are not for the directory of a log";
+                    return Err(Error::new(ErrorKind::Invalid, message));
+                }
+                let mut options = RestoreOptions::default();
+                (options.at, options.partitions) = (self.at(&runtime)?, self.portion()?);
+                runtime.block_on(pipe::restore(&runtime, chosen, &target, &options, &progress))?
             }
-            let target = Place::parse_target(&self.target);
-            runtime.block_on(pipe::restore(&runtime, &repository, name, &target, &selection, &progress))?
         };
         bar.finish_and_clear();
         self.report(&restored, begun, output)
     }
 
-    fn to_cluster(&self, repository: &RepositoryPlace, name: &str, begun: Instant, output: Output) -> Result<()> {
+    fn portion(&self) -> Result<Portion> {
+        Portion::default().with_partitions(&self.partitions)
+    }
+
+    /// The point in time that is wanted.
+    fn at(&self, runtime: &Runtime) -> Result<At> {
+        let mut at = At::default();
+        for text in &self.at {
+            let wrong = || {
+                let message = "--at takes a time (2026-08-01T12:00Z, -1h) or an offset (TOPIC:PARTITION=OFFSET)";
+                Error::new(ErrorKind::Invalid, format!("{message} given={text}"))
+            };
+            if let Some((partition, offset)) = text.split_once('=') {
+                let (topic, number) = partition.rsplit_once(':').ok_or_else(wrong)?;
+                let partition = TopicPartition::new(topic, number.parse().map_err(|_| wrong())?);
+                at.offsets.insert(partition, offset.parse().map_err(|_| wrong())?);
+                continue;
+            }
+            let time = match text.strip_prefix('-') {
+                None => parse_time(text).ok_or_else(wrong)?,
+                Some(ago) => {
+                    let ago = humantime::parse_duration(ago).map_err(|_| wrong())?;
+                    runtime.clock().now().saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))
+                }
+            };
+            at.time = Some(at.time.map_or(time, |earlier| earlier.min(time)));
+        }
+        Ok(at)
+    }
+
+    fn to_cluster(&self, chosen: Chosen<'_>, begun: Instant, output: Output) -> Result<()> {
         let mut options = TransferOptions::default();
         (options.force, options.dry_run) = (self.force, self.dry_run);
         options.replication_factor = self.replication_factor;
         options.settings = self.with_settings;
         options.renamed = renamed(&self.rename)?;
-        let selection = self.topics.selection()?;
+        options.partitions = self.portion()?;
         let target = Connection::open(&self.target, &self.connection)?;
         let cluster = ClusterSource::new(target.plain_client()?);
+        let at = self.at(target.runtime())?;
         let bar = progress_bar(output);
         let plan = |planned: &[Planned]| {
             if let Err(error) = tell(planned, output) {
@@ -122,7 +166,7 @@ impl Restore {
             }
         };
         let progress = |progress: &Progress| show(&bar, progress);
-        let restoring = pipe::restore_to_cluster(repository, name, &cluster, &selection, options, &plan, &progress);
+        let restoring = pipe::restore_to_cluster(chosen, &cluster, &at, options, &plan, &progress);
         let Some((snapshot, done)) = target.block_on(restoring)? else { return target.close() };
         bar.finish_and_clear();
         let compared = done.compared.iter().map(|compared| compared.same).sum::<u64>();
@@ -160,7 +204,7 @@ impl Restore {
     }
 }
 
-/// A repository's place and which snapshot of it.
+/// What `REPOSITORY[@SNAPSHOT]` names.
 fn repository_and_snapshot(text: &str) -> (&str, &str) {
     text.rsplit_once('@').unwrap_or((text, "latest"))
 }
@@ -200,14 +244,15 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self, output: Output) -> Result<()> {
-        let (path, name) = repository_and_snapshot(&self.repository);
-        let repository = self.access.place(path)?;
         let (selection, renamed) = (self.topics.selection()?, renamed(&self.rename)?);
+        let (path, snapshot) = repository_and_snapshot(&self.repository);
+        let repository = self.access.place(path)?;
+        let chosen = Chosen { repository: &repository, snapshot, topics: &selection };
         let target = Connection::open(&self.target, &self.connection)?;
         let cluster = ClusterSource::new(target.plain_client()?);
         let bar = progress_bar(output);
         let progress = |records| bar.inc(records);
-        let verifying = pipe::verify(&repository, name, &cluster, &selection, &renamed, &progress);
+        let verifying = pipe::verify(chosen, &cluster, &renamed, &progress);
         let (snapshot, verified) = target.block_on(verifying)?;
         bar.finish_and_clear();
         for Verified { compared, removed, lacking } in &verified {
