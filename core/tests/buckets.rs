@@ -73,7 +73,8 @@ fn more_objects_than_a_page_of_a_list_holds_are_listed() {
         let mut listed: Vec<String> =
             listed.into_iter().map(|found: ottla::backup::objects::Listed| found.path).collect();
         let mut paths = paths;
-        (listed.sort(), paths.sort());
+        listed.sort();
+        paths.sort();
         assert_eq!(listed, paths);
         for some in paths.chunks(32) {
             try_join_all(some.iter().map(|path| objects.delete(path))).await.unwrap();

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         verify,
     )
     from ottla.replica import Replica, ReplicaEvent, ReplicaPartition, ReplicaStatus
+    from ottla.repository import Repository
 
 __all__ = [
     "AsyncConsumerRebalanceListener",
@@ -67,6 +68,7 @@ __all__ = [
     "ReplicaEvent",
     "ReplicaPartition",
     "ReplicaStatus",
+    "Repository",
     "Restored",
     "Serializer",
     "Snapshot",
@@ -89,9 +91,10 @@ def __getattr__(name: str) -> Any:
     """Import what copies when it is asked for: its data classes take a quarter of what importing this package takes."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ottla import pipe, replica
+    from ottla import pipe, replica, repository
 
-    value = globals()[name] = getattr(replica if name in replica.__all__ else pipe, name)
+    home = next(module for module in (replica, repository, pipe) if name in module.__all__)
+    value = globals()[name] = getattr(home, name)
     return value
 
 

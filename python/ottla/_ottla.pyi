@@ -6,6 +6,7 @@ straight into the accumulator, and a whole poll crosses as one object whose reco
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -31,9 +32,20 @@ __all__ = [
     "backup",
     "check",
     "error_codes",
-    "main",
     "murmur2",
     "replicate",
+    "repository_add_key",
+    "repository_copy",
+    "repository_diff",
+    "repository_find",
+    "repository_forget",
+    "repository_init",
+    "repository_keys",
+    "repository_ls",
+    "repository_prune",
+    "repository_remove_key",
+    "repository_restore_sample",
+    "repository_rotate",
     "restore",
     "snapshots",
     "verify",
@@ -64,18 +76,30 @@ def replicate(
 ) -> list[_PartitionRow]:
     """See `ottla.replicate`. `progress` is called with the fields of a `Progress`."""
 
+#: Name, passphrase, its file, its command, files with identities, whether it is plain.
+_Repository: TypeAlias = tuple[
+    str | PathLike[str],
+    str | None,
+    str | PathLike[str] | None,
+    str | None,
+    list[Any],
+    bool,
+]
+_KeyRow: TypeAlias = tuple[str, int, str | None, str, str, bool]
+
 def backup(
     source: str | PathLike[str] | Broker,
-    repository: str | PathLike[str],
+    repository: _Repository,
     topics: str | list[str] | None,
     full: bool,
+    compression: str,
     progress: Callable[..., object] | None,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[_PartitionRow]]:
-    """See `ottla.backup`. Returns the fields of a `Snapshot`, and the partitions."""
+    """See `ottla.Repository.backup`. Returns the fields of a `Snapshot`, and the partitions."""
 
 def restore(
-    repository: str | PathLike[str],
+    repository: _Repository,
     target: str | PathLike[str],
     snapshot: str,
     topics: str | list[str] | None,
@@ -83,23 +107,79 @@ def restore(
     progress: Callable[..., object] | None,
     options: Mapping[str, Any],
 ) -> tuple[str, list[_PartitionRow], list[str]]:
-    """See `ottla.restore`. Returns the snapshot's id, the partitions, and the groups' names."""
+    """See `ottla.Repository.restore`. Returns the snapshot's id, the partitions, and the groups' names."""
 
 def verify(
-    repository: str | PathLike[str],
+    repository: _Repository,
     cluster: str | PathLike[str] | Broker,
     snapshot: str,
     topics: str | list[str] | None,
     rename: dict[str, str],
     options: Mapping[str, Any],
 ) -> list[tuple[str, int, int, int, int, int, str | None, int, int]]:
-    """See `ottla.verify`. Returns the fields of each `Verified`."""
+    """See `ottla.Repository.verify`. Returns the fields of each `Verified`."""
 
-def snapshots(repository: str | PathLike[str]) -> list[dict[str, Any]]:
-    """See `ottla.snapshots`. Returns the fields of each `Snapshot`."""
+def snapshots(repository: _Repository) -> list[dict[str, Any]]:
+    """See `ottla.Repository.snapshots`. Returns the fields of each `Snapshot`."""
 
-def check(repository: str | PathLike[str], read_data: bool) -> dict[str, Any]:
-    """See `ottla.check`. Returns the fields of a `CheckReport`, the problems as rows."""
+def check(repository: _Repository, read_data: float) -> dict[str, Any]:
+    """See `ottla.Repository.check`. Returns the fields of a `CheckReport`, the problems as rows."""
+
+def repository_init(repository: _Repository) -> tuple[str, str, Path | None]:
+    """See `ottla.Repository.init`. Returns id, encryption, and the key file."""
+
+def repository_ls(
+    repository: _Repository, snapshot: str, topics: str | list[str] | None
+) -> list[tuple[str, int, int, int, int, int, int, int]]:
+    """See `ottla.Repository.ls`. Returns the fields of each `PartitionContents`."""
+
+def repository_diff(
+    repository: _Repository, before: str, after: str
+) -> tuple[list[tuple[Any, ...]], list[tuple[str, str, int, int | None, int | None]]]:
+    """See `ottla.Repository.diff`. Returns topics and committed offsets."""
+
+def repository_find(
+    repository: _Repository, key: bytes, snapshot: str, topics: str | list[str] | None
+) -> list[tuple[str, int, int, int, bytes | None]]:
+    """See `ottla.Repository.find`. Returns the fields of each `FoundRecord`."""
+
+def repository_forget(
+    repository: _Repository,
+    names: list[str],
+    keep: tuple[int, int, int, int, int, int, int],
+    dry_run: bool,
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """See `ottla.Repository.forget`. Returns the fields of each `Snapshot`, and what keeps it."""
+
+def repository_prune(repository: _Repository, grace_ms: int, dry_run: bool) -> dict[str, Any]:
+    """See `ottla.Repository.prune`. Returns the fields of `Pruned`."""
+
+def repository_copy(
+    repository: _Repository, target: _Repository, names: list[str]
+) -> tuple[list[tuple[str, str]], int, int, int]:
+    """See `ottla.Repository.copy`. Returns the fields of `Transferred`."""
+
+def repository_restore_sample(repository: _Repository, max_bytes: int) -> tuple[list[str], int, int, list[str]]:
+    """See `ottla.Repository.restore_sample`. Returns the fields of `RestoredSample`."""
+
+def repository_keys(repository: _Repository) -> list[_KeyRow]:
+    """See `ottla.Repository.keys`. Returns the fields of each `Key`."""
+
+def repository_add_key(
+    repository: _Repository,
+    recipient: str | None,
+    passphrase: str | None,
+    key_file: str | PathLike[str] | None,
+    access: str,
+    label: str,
+) -> _KeyRow:
+    """See `ottla.Repository.add_key`. Returns the fields of a `Key`."""
+
+def repository_remove_key(repository: _Repository, key: str) -> None:
+    """See `ottla.Repository.remove_key`."""
+
+def repository_rotate(repository: _Repository) -> int:
+    """See `ottla.Repository.rotate`."""
 
 def _drain_logs() -> bool:
     """Wait for the core's log records and hand them to `logging`; False when there will be no more."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ottla.broker import Broker
+    from ottla.repository import Repository
 
     Path: TypeAlias = str | os.PathLike[str]
     Source: TypeAlias = str | os.PathLike[str] | Broker
@@ -84,7 +85,7 @@ def replicate(
 
 def backup(
     source: Source,
-    repository: Path,
+    repository: Path | Repository,
     topics: str | Sequence[str] | None = None,
     full: bool = False,
     *,
@@ -98,7 +99,7 @@ def backup(
 
     Args:
         source: As for `replicate`.
-        repository: The directory of the repository; made when missing.
+        repository: A `Repository`, or its directory or URL; made when missing, encrypted: see there what opens it.
         topics: As for `replicate`.
         full: Read and store everything, whatever the repository has.
         progress: As for `replicate`.
@@ -112,14 +113,11 @@ def backup(
         FencedError: Another process owns the source's directory.
         KafkaTimeoutError: No broker of the source answers.
     """
-    row, partitions = _ottla.backup(
-        source, repository, _topics(topics), full, _reporter(progress), _options.client(options)
-    )
-    return _snapshot(row, tuple(_partition(partition) for partition in partitions))
+    return _repository(repository).backup(source, topics, full, progress=progress, **options)
 
 
 def restore(
-    repository: Path,
+    repository: Path | Repository,
     target: Path,
     snapshot: str = "latest",
     topics: str | Sequence[str] | None = None,
@@ -139,7 +137,7 @@ def restore(
     transactions the outcome (`docs/cli.md` tells what is not as it was).
 
     Args:
-        repository: The directory of the repository.
+        repository: A `Repository`, or its directory or URL.
         target: The directory of a log, made when missing, or `memory:NAME`; a live cluster as `kafka://HOST:PORT[,...]`; or
             `logdir:DIR[,DIR...]`, all `log.dirs` of a Kafka broker that does not run.
         snapshot: `latest`, or the first digits of a snapshot's id.
@@ -162,21 +160,22 @@ def restore(
         FencedError: Another process owns the target.
         CorruptError: Something in the repository is damaged; it says which offsets, and the rest is restored.
     """
-    request = {
-        "at_ms": int(at.timestamp() * 1000) if isinstance(at, datetime) else at,
-        "partitions": list(partitions),
-        "rename": dict(rename or {}),
-        "replication_factor": replication_factor,
-        "force": force,
-    }
-    name, rows, groups = _ottla.restore(
-        repository, target, snapshot, _topics(topics), request, _reporter(progress), _options.client(options)
+    return _repository(repository).restore(
+        target,
+        snapshot,
+        topics,
+        at=at,
+        partitions=partitions,
+        rename=rename,
+        replication_factor=replication_factor,
+        force=force,
+        progress=progress,
+        **options,
     )
-    return Restored(name, Copied(tuple(_partition(row) for row in rows)), tuple(groups))
 
 
 def verify(
-    repository: Path,
+    repository: Path | Repository,
     cluster: Source,
     snapshot: str = "latest",
     topics: str | Sequence[str] | None = None,
@@ -189,7 +188,7 @@ def verify(
     What is newer there is not looked at. Returns what was found of each partition; it is as the snapshot if `is_alike`.
 
     Args:
-        repository: The directory of the repository.
+        repository: A `Repository`, or its directory or URL.
         cluster: As the source of `replicate`.
         snapshot: `latest`, or the first digits of a snapshot's id.
         topics: As for `replicate`; None for all that the snapshot has.
@@ -200,37 +199,31 @@ def verify(
         NotFoundError: Repository, snapshot or topic are not there.
         CorruptError: Something that was read is damaged.
     """
-    rows = _ottla.verify(repository, cluster, snapshot, _topics(topics), dict(rename or {}), _options.client(options))
-    return tuple(Verified(TopicPartition(row[0], row[1]), *row[2:]) for row in rows)
+    return _repository(repository).verify(cluster, snapshot, topics, rename=rename, **options)
 
 
-def snapshots(repository: Path) -> Snapshots:
+def snapshots(repository: Path | Repository) -> Snapshots:
     """Return the snapshots of a repository, oldest first.
 
     Raises:
         NotFoundError: There is no repository.
         CorruptError: A snapshot's manifest is damaged.
     """
-    return Snapshots(_snapshot(row, ()) for row in _ottla.snapshots(repository))
+    return _repository(repository).snapshots()
 
 
-def check(repository: Path, read_data: bool = False) -> CheckReport:
+def check(repository: Path | Repository, read_data: bool | float = False) -> CheckReport:
     """Look whether a repository holds what its snapshots say. Changes nothing.
 
     Args:
-        repository: The directory of the repository.
-        read_data: Read every object and verify each hash and checksum; else only manifests, and that objects are there
-            with their sizes.
+        repository: A `Repository`, or its directory or URL.
+        read_data: Read every object and verify each hash and checksum, or the share of them that is given, from 0 to 1; else
+            only manifests, and that objects are there with their sizes.
 
     Raises:
         NotFoundError: There is no repository. What is wrong with one is in the report.
     """
-    row = _ottla.check(repository, read_data)
-    row["problems"] = tuple(
-        Problem(message, tuple(names), None if at is None else TopicPartition(*at), offsets)
-        for message, names, at, offsets in row["problems"]
-    )
-    return CheckReport(**row)
+    return _repository(repository).check(read_data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +500,12 @@ class CheckReport:
     def is_sound(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+
+def _repository(repository: Path | Repository) -> Repository:
+    from ottla.repository import Repository
+
+    return repository if isinstance(repository, Repository) else Repository(repository)
 
 
 def _topics(topics: str | Sequence[str] | None) -> str | list[str] | None:

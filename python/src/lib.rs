@@ -15,6 +15,7 @@ mod logging;
 mod pipe;
 mod producer;
 mod replica;
+mod repository;
 mod runtime;
 mod values;
 
@@ -40,6 +41,12 @@ mod _ottla {
     use crate::producer::Producer;
     #[pymodule_export]
     use crate::replica::{Events, Replica};
+    #[pymodule_export]
+    use crate::repository::{
+        repository_add_key, repository_copy, repository_diff, repository_find, repository_forget, repository_init,
+        repository_keys, repository_ls, repository_prune, repository_remove_key, repository_restore_sample,
+        repository_rotate,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

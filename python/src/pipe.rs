@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ottla::backup::{BackupOptions, CheckOptions, DirectoryOptions, RestoreOptions, Restored, Snapshot};
+use ottla::backup::{
+    BackupOptions, CheckOptions, Compression, DirectoryOptions, RestoreOptions, Restored, Sample, Snapshot,
+};
 use ottla::client::Options;
 use ottla::native::pipe::{self, Chosen, OpenSource, Place, Target};
-use ottla::native::repository::{Access, RepositoryPlace};
+use ottla::native::repository::{Access, RepositoryPlace, random};
 use ottla::native::{LocalBroker, Location, Replica, ReplicaOptions, Runtime};
 use ottla::replication::{
     At, Compared, Copied, PartitionCopied, Portion, Progress, Selection, TransferOptions, Verified,
@@ -57,7 +59,7 @@ pub(crate) fn partition_rows<'a>(copied: impl IntoIterator<Item = &'a PartitionC
 }
 
 /// A snapshot under the names that it has in Python.
-fn snapshot_row<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn snapshot_row<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
     let manifest = &snapshot.manifest;
     let notes = manifest.notes.iter().map(|note| match note.partition {
         Some(partition) => format!("{}-{partition} {}", note.topic, note.text),
@@ -263,6 +265,7 @@ pub(crate) fn backup<'py>(
     repository: RepositoryRow,
     topics: Option<Topics>,
     full: bool,
+    compression: &str,
     progress: Option<&Bound<'py, PyAny>>,
     options: &Bound<'py, PyDict>,
 ) -> PyResult<(Bound<'py, PyDict>, Vec<PartitionRow>)> {
@@ -271,6 +274,11 @@ pub(crate) fn backup<'py>(
     let mut options = BackupOptions::default();
     options.topics = selection(py, topics)?;
     options.full = full;
+    options.compression = match compression {
+        "none" => Compression::None,
+        "zstd" => Compression::Zstd,
+        _ => return Err(errors::named(py, "InvalidError", "compression is 'none' or 'zstd'")),
+    };
     let repository = repository.place(py)?;
     let made = run(py, progress, |runtime, reported| async move {
         let source = from.open(&runtime).await?;
@@ -394,10 +402,16 @@ pub(crate) fn snapshots(py: Python<'_>, repository: RepositoryRow) -> PyResult<B
 
 /// Returns what was found: counts, and a row for each problem.
 #[pyfunction]
-pub(crate) fn check(py: Python<'_>, repository: RepositoryRow, read_data: bool) -> PyResult<Bound<'_, PyDict>> {
+pub(crate) fn check(py: Python<'_>, repository: RepositoryRow, read_data: f64) -> PyResult<Bound<'_, PyDict>> {
     let repository = repository.place(py)?;
     let mut options = CheckOptions::default();
-    options.read_data = read_data;
+    if !(0.0..=1.0).contains(&read_data) {
+        return Err(errors::named(py, "InvalidError", "read_data is a share from 0 to 1"));
+    }
+    options.read_data = read_data > 0.0;
+    let seed = random().map_err(|error| errors::raise(py, &error))?;
+    let seed = u64::from_be_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], seed[5], seed[6], seed[7]]);
+    options.sample = Sample { of_million: (read_data * 1e6).round().max(1.0) as u32, seed };
     let report = run(py, None, |_, _| async move { pipe::check(&repository, options).await })?;
     let row = PyDict::new(py);
     row.set_item("snapshots", report.snapshots)?;

@@ -22,6 +22,34 @@ const READS: usize = 4;
 pub struct CheckOptions {
     /// Whether every object is read and each hash and checksum computed, or only what manifests and the list of objects say.
     pub read_data: bool,
+    /// Of which objects the data is read. Default: of all.
+    pub sample: Sample,
+}
+
+/// A part of the objects, the same for the same seed. Each is in it by its name, so that a part of each partition is, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How many of a million.
+    pub of_million: u32,
+    /// What makes another part.
+    pub seed: u64,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { of_million: 1_000_000, seed: 0 }
+    }
+}
+
+impl Sample {
+    fn has(self, name: &Digest) -> bool {
+        if self.of_million >= 1_000_000 {
+            return true;
+        }
+        let drawn = Digest::of([&self.seed.to_be_bytes()[..], &name.0]).0;
+        let drawn = u32::from_be_bytes([drawn[0], drawn[1], drawn[2], drawn[3]]);
+        u64::from(drawn) * 1_000_000 < u64::from(self.of_million) << 32
+    }
 }
 
 /// What a check has found.
@@ -224,7 +252,9 @@ impl Check<'_> {
             self.report.stored_bytes += object.stored_bytes;
             let mut found = Found::new();
             match checked {
-                Ok(()) if self.options.read_data => self.report.read_bytes += object.stored_bytes,
+                Ok(()) if self.options.read_data && self.options.sample.has(&object.name) => {
+                    self.report.read_bytes += object.stored_bytes
+                }
                 Ok(()) => {}
                 Err(error) => found.push(self.found(error, Some(partition), Some(object.start..object.end))?),
             }
@@ -292,7 +322,7 @@ async fn check_object(
 ) -> Result<()> {
     let place = Place::partition(&partition.topic, partition.partition, object.start..object.end);
     let path = object_path(&object.name);
-    if !options.read_data {
+    if !options.read_data || !options.sample.has(&object.name) {
         return match sizes.get(&object.name) {
             None => Err(RepositoryError::Missing { place, path }.into()),
             Some(bytes) if *bytes != object.stored_bytes => {

@@ -12,6 +12,7 @@ mod forget;
 mod keys;
 mod kraft;
 mod log_directory;
+mod look;
 pub mod manifest;
 pub mod objects;
 mod prune;
@@ -45,11 +46,12 @@ use manifest::{
 use recording::{PUTS, Recording, RecordingOptions};
 use repository::Place;
 
-pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use check::{CheckOptions, CheckReport, Problem, Sample, check};
 pub use contents::SnapshotSource;
 pub use forget::{Fate, KeepRules, forget};
 pub use keys::{AgeIdentity, AgeRecipient, KeyFile, Lock, Secret};
 pub use log_directory::{DirectoryOptions, restore_directories};
+pub use look::{Diff, FoundRecord, OffsetDiff, PartitionDiff, TopicChange, TopicDiff, content, diff, find};
 pub use objects::{MemoryObjects, ObjectStore};
 pub use prune::{PruneOptions, Pruned, prune};
 pub use repository::{Compression, Repository, RepositoryError, Snapshot, SnapshotId};

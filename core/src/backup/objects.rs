@@ -1,6 +1,6 @@
 //! Where a repository's objects are: a small trait, objects in memory, and the suite that every store passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,8 @@ struct Inner {
     /// How many calls there were.
     calls: u64,
     fault: Option<(u64, Fault)>,
+    /// The paths that a stale list knows of.
+    listed: BTreeSet<String>,
 }
 
 /// What a [`MemoryObjects`] does wrong.
@@ -81,12 +83,25 @@ pub enum Fault {
     Refused,
     /// The call fails once, although it was done: its answer is lost.
     AnswerLost,
+    /// The call is answered by no permission, once, and has done nothing.
+    Forbidden,
+    /// If the call is a list, it does not know of what was put since this fault was set.
+    Stale,
 }
 
 impl MemoryObjects {
     /// Makes call number `call`, counted from 0 since the store was made, go wrong.
     pub fn fail_at(&self, call: u64, fault: Fault) {
-        self.lock().fault = Some((call, fault));
+        let mut inner = self.lock();
+        inner.listed = inner.objects.keys().cloned().collect();
+        inner.fault = Some((call, fault));
+    }
+
+    /// Makes another call go wrong, counted likewise.
+    pub fn move_fault(&self, call: u64) {
+        if let Some((at, _)) = &mut self.lock().fault {
+            *at = call;
+        }
     }
 
     /// Makes all go well again.
@@ -120,13 +135,17 @@ impl MemoryObjects {
         inner.calls += 1;
         let fault = inner.fault.and_then(|(at, fault)| match fault {
             Fault::Gone => (call >= at).then_some(fault),
-            Fault::Refused | Fault::AnswerLost => (call == at).then_some(fault),
+            Fault::Refused | Fault::AnswerLost | Fault::Forbidden => (call == at).then_some(fault),
+            Fault::Stale => None,
         });
         let failure = || Error::new(ErrorKind::Retriable, format!("object store does not answer path={path}"));
         match fault {
             Some(Fault::Gone | Fault::Refused) => Err(failure()),
             Some(Fault::AnswerLost) => act(&mut inner.objects).and_then(|_| Err(failure())),
-            None => act(&mut inner.objects),
+            Some(Fault::Forbidden) => {
+                Err(Error::new(ErrorKind::Denied, format!("object store refuses access path={path}")))
+            }
+            Some(Fault::Stale) | None => act(&mut inner.objects),
         }
     }
 }
@@ -169,10 +188,16 @@ impl ObjectStore for MemoryObjects {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed>> {
+        let known = {
+            let inner = self.lock();
+            let is_stale = inner.fault.is_some_and(|(at, fault)| fault == Fault::Stale && inner.calls == at);
+            is_stale.then(|| inner.listed.clone())
+        };
         let listed = self.call(prefix, |objects| {
             Ok(objects
                 .range(prefix.to_owned()..)
                 .take_while(|(path, _)| path.starts_with(prefix))
+                .filter(|(path, _)| known.as_ref().is_none_or(|known| known.contains(*path)))
                 .map(|(path, bytes)| Ok(Listed { path: path.clone(), bytes: bytes.len() as u64 }))
                 .collect::<Vec<_>>())
         });

@@ -392,10 +392,12 @@ impl Repository {
         let encoded = manifest.encode();
         let checksum = Digest::of([encoded.as_slice()]);
         let parts = vec![Bytes::from(encoded), Bytes::copy_from_slice(&checksum.0)];
-        match store.put_if_absent(REPOSITORY, parts).await? {
-            Put::Created => Ok(Self::new(store, manifest, keys)),
-            Put::Present => Err(RepositoryError::RepositoryExists { repository: store.place() }.into()),
+        let put = store.put_if_absent(REPOSITORY, parts).await?;
+        // A store that asked again because an answer was lost finds what it has put.
+        if put == Put::Created || Self::read_manifest(&*store).await?.id == id {
+            return Ok(Self::new(store, manifest, keys));
         }
+        Err(RepositoryError::RepositoryExists { repository: store.place() }.into())
     }
 
     fn new(store: Arc<dyn ObjectStore>, manifest: RepositoryManifest, keys: Option<OpenKeys>) -> Self {
@@ -574,8 +576,16 @@ impl Repository {
     /// The snapshot that `name` stands for: `latest`, or the first digits of one's name.
     ///
     /// # Errors
-    /// `NotFound` if there is none; `Invalid` if several begin so; those of [`snapshot`](Self::snapshot).
+    /// Those of [`find_snapshot_id`](Self::find_snapshot_id) and [`snapshot`](Self::snapshot).
     pub async fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+        self.snapshot(self.find_snapshot_id(name).await?).await
+    }
+
+    /// The name of the snapshot that `name` stands for, which is not read.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `Invalid` if several begin so; the store's.
+    pub async fn find_snapshot_id(&self, name: &str) -> Result<SnapshotId> {
         let ids = self.snapshot_ids().await?;
         let matching: Vec<SnapshotId> = match name {
             "latest" => ids.last().copied().into_iter().collect(),
@@ -583,7 +593,7 @@ impl Repository {
             prefix => ids.into_iter().filter(|id| id.name.to_string().starts_with(prefix)).collect(),
         };
         match matching[..] {
-            [id] => self.snapshot(id).await,
+            [id] => Ok(id),
             [] => Err(RepositoryError::NoSnapshot { repository: self.place(), snapshot: clipped(name) }.into()),
             _ => {
                 let matches = matching.len();

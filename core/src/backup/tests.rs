@@ -1,15 +1,18 @@
 //! Backups of clusters in memory to repositories in memory, undisturbed and disturbed.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::executor::block_on;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use uuid::Uuid;
 
 use super::manifest::*;
-use super::objects::{Fault, MemoryObjects, ObjectStore, conformance};
+use super::objects::{Fault, Listed, MemoryObjects, ObjectStore, Put, conformance};
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::replication::tests::{MemoryCluster, MemoryLogs};
@@ -77,7 +80,7 @@ impl Bench {
     }
 
     fn check(&self, read_data: bool) -> Result<CheckReport> {
-        block_on(check(&self.repository()?, CheckOptions { read_data }))
+        block_on(check(&self.repository()?, CheckOptions { read_data, ..CheckOptions::default() }))
     }
 
     /// The path, the stored bytes and the body of each object.
@@ -222,7 +225,7 @@ fn disturbed(is_encrypted: bool, fault: Option<(u64, Fault)>) -> (Bench, u64) {
     }
     for round in 0..2 {
         if let Err(error) = bench.backup(&cluster) {
-            assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+            assert!(matches!(error.kind(), ErrorKind::Retriable | ErrorKind::Denied), "{error}");
             bench.objects.heal();
             bench.backup_with(&cluster, &bench.options()).unwrap();
         }
@@ -242,7 +245,7 @@ fn a_backup_that_is_disturbed_anywhere_ends_as_one_that_is_not() {
         let (undisturbed, calls) = disturbed(is_encrypted, None);
         let expected = undisturbed.objects.contents();
         assert!(calls > 30);
-        for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+        for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost, Fault::Forbidden] {
             for at in 0..calls {
                 let (bench, _) = disturbed(is_encrypted, Some((at, fault)));
                 let found = bench.objects.contents();
@@ -322,7 +325,7 @@ fn every_flipped_bit_is_harmless_or_named() {
         let whole = MemoryLogs::default();
         bench.restore("latest", &whole).unwrap();
         for (path, bytes) in &contents {
-            for at in (0..bytes.len()).step_by(7) {
+            for at in (0..bytes.len()).step_by(31) {
                 let mut damaged = bytes.to_vec();
                 damaged[at] ^= 1 << (at % 8);
                 bench.objects.overwrite(path, Bytes::from(damaged));
@@ -1051,7 +1054,10 @@ fn a_host_that_only_writes_backs_up_incrementally_and_reads_no_record() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("only writes"), "{error}");
     assert!(block_on(check(&host, CheckOptions::default())).unwrap().is_sound());
-    assert_eq!(block_on(check(&host, CheckOptions { read_data: true })).unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        block_on(check(&host, CheckOptions { read_data: true, ..CheckOptions::default() })).unwrap_err().kind(),
+        ErrorKind::Denied
+    );
     // Nor can it let itself in.
     let lock = cheap("more");
     let more = block_on(host.add_key(&lock, KeyAccess::Full, "", 5, &[2; 32])).unwrap_err();
@@ -1130,7 +1136,7 @@ fn a_rotation_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
     };
     let calls = rotate(None);
     assert!(calls > 5);
-    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost, Fault::Forbidden] {
         for at in 0..calls {
             rotate(Some((at, fault)));
         }
@@ -1311,7 +1317,7 @@ fn a_prune_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
             match prune_at(&bench, now) {
                 Ok(pruned) => done = pruned.marked == 0,
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+                    assert!(matches!(error.kind(), ErrorKind::Retriable | ErrorKind::Denied), "{error}");
                     bench.objects.heal();
                     continue;
                 }
@@ -1333,7 +1339,7 @@ fn a_prune_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
     };
     let calls = run(None);
     assert!(calls > 20);
-    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost] {
+    for fault in [Fault::Gone, Fault::Refused, Fault::AnswerLost, Fault::Forbidden] {
         for at in 0..calls {
             run(Some((at, fault)));
         }
@@ -1495,4 +1501,217 @@ fn a_compressed_body_that_is_longer_than_it_says_takes_no_more_memory() {
     let error = block_on(repository.get_object(&object, &Place::default())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("expected=1000"), "{error}");
+}
+
+#[test]
+fn a_sample_of_the_data_is_read() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::new());
+    cluster.lock().add_topic("orders", 7, 1);
+    for _ in 0..400 {
+        cluster.lock().log("orders", 0).append(0, 1, 1_000);
+    }
+    bench.backup(&cluster).unwrap();
+    let (path, stored, _) = bench.bodies().remove(7);
+    let mut damaged = stored.to_vec();
+    damaged[200] ^= 1;
+    bench.objects.overwrite(&path, Bytes::from(damaged));
+    let mut found = 0;
+    for seed in 0..20 {
+        let options = CheckOptions { read_data: true, sample: Sample { of_million: 100_000, seed } };
+        let report = block_on(check(&bench.repository().unwrap(), options)).unwrap();
+        let share = report.read_bytes as f64 / report.stored_bytes as f64;
+        assert!((0.03..0.2).contains(&share), "{share}");
+        found += report.problems.len();
+    }
+    // A tenth of each of twenty.
+    assert!((1..10).contains(&found), "{found}");
+}
+
+#[test]
+fn a_diff_tells_what_is_other_and_nothing_else() {
+    let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+    cluster.lock().add_topic("gone", 8, 1);
+    cluster.lock().add_topic("anew", 9, 1);
+    cluster.lock().add_topic("same", 10, 1);
+    commit(&cluster, "billing", 0, 7);
+    bench.backup(&cluster).unwrap();
+    cluster.lock().topics.remove("gone");
+    cluster.lock().add_topic("anew", 11, 1);
+    cluster.lock().add_topic("new", 12, 2);
+    cluster.lock().log("orders", 1).append(2, 6, 10);
+    cluster.lock().topics.get_mut("orders").unwrap().0.config.clear();
+    cluster.lock().groups.clear();
+    commit(&cluster, "billing", 0, 9);
+    commit(&cluster, "audit", 1, 2);
+    bench.backup(&cluster).unwrap();
+    let ids = block_on(bench.repository().unwrap().snapshot_ids()).unwrap();
+    let [before, after] = [0, 1].map(|index: usize| bench.source(&ids[index].name.to_string()).unwrap());
+    let told = block_on(diff(&before, &after)).unwrap();
+    let changes: Vec<_> = told.topics.iter().map(|topic| (topic.topic.as_str(), topic.change)).collect();
+    let expected = [
+        ("anew", TopicChange::Recreated),
+        ("gone", TopicChange::Removed),
+        ("new", TopicChange::Added),
+        ("orders", TopicChange::Changed),
+    ];
+    assert_eq!(changes, expected);
+    let [partition] = &told.topics[3].partitions[..] else { panic!("one partition: {told:?}") };
+    assert_eq!((partition.partition, &partition.before, &partition.after), (1, &Some(0..12), &Some(0..18)));
+    assert_eq!(partition.records, 6);
+    assert!(told.topics[3].config.iter().all(|(_, before, after)| before.is_some() && after.is_none()));
+    let offsets: Vec<_> = told.offsets.iter().map(|offset| (&*offset.group, offset.before, offset.after)).collect();
+    assert_eq!(offsets, [("audit", None, Some(2)), ("billing", Some(7), Some(9))]);
+    assert_eq!(block_on(diff(&after, &after)).unwrap(), Diff::default());
+}
+
+#[test]
+fn a_list_that_lags_behind_costs_no_data() {
+    // What the second backup sees does not have what the first has put: it reads more than it would have to.
+    let calls = {
+        let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+        bench.backup(&cluster).unwrap();
+        let begin = bench.objects.calls();
+        bench.backup(&cluster).unwrap();
+        bench.objects.calls() - begin
+    };
+    for at in 0..calls {
+        let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
+        bench.repository().unwrap();
+        let known = bench.objects.calls();
+        bench.objects.fail_at(known, Fault::Stale);
+        bench.backup(&cluster).unwrap();
+        cluster.lock().log("orders", 0).append(2, 5, 10);
+        let begin = bench.objects.calls();
+        bench.objects.move_fault(begin + at);
+        bench.backup(&cluster).unwrap();
+        bench.objects.heal();
+        assert!(bench.check(true).unwrap().is_sound());
+        let logs = MemoryLogs::default();
+        bench.restore("latest", &logs).unwrap();
+        assert_eq!(logs.logs("orders"), cluster.logs("orders"));
+    }
+}
+
+/// Every byte of a small repository, in each of its bits in turn. A restore is harmed by none: it brings what was backed up, or
+/// fails and says where.
+#[test]
+fn every_flipped_byte_of_a_small_repository_is_harmless_or_named() {
+    for is_encrypted in [false, true] {
+        let (bench, cluster) = (Bench::new(is_encrypted), MemoryCluster::new());
+        cluster.lock().add_topic("orders", 7, 1);
+        cluster.lock().log("orders", 0).append(0, 2, 20);
+        commit(&cluster, "billing", 0, 1);
+        let options = BackupOptions { compression: Compression::Zstd, ..bench.options() };
+        bench.backup_with(&cluster, &options).unwrap();
+        let now = bench.clock.now();
+        let stray = format!("manifests/00/{}", "0".repeat(64));
+        bench.objects.overwrite(&stray, Bytes::from_static(b"nobody's"));
+        assert_eq!(prune_at(&bench, now).unwrap().marked, 1);
+        let contents = bench.objects.contents();
+        let whole = MemoryLogs::default();
+        bench.restore("latest", &whole).unwrap();
+        for (path, bytes) in &contents {
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= 1 << (at % 8);
+                bench.objects.overwrite(path, Bytes::from(damaged));
+                let told = bench.check(true).map(|report| report.problems);
+                match told {
+                    Ok(problems) if problems.is_empty() => {
+                        assert!(*path == stray || path.starts_with("marks/"), "{path} byte {at}");
+                    }
+                    Ok(problems) => {
+                        assert!(
+                            problems.iter().all(|problem| problem.message.contains(path.as_str())),
+                            "{path} byte {at}"
+                        );
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}: {error}");
+                        assert!(error.to_string().contains(path.as_str()), "{path} byte {at}: {error}");
+                    }
+                }
+                let logs = MemoryLogs::default();
+                match bench.restore("latest", &logs) {
+                    Ok(_) => assert_eq!(logs.logs("orders"), whole.logs("orders"), "{path} byte {at}"),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} byte {at}: {error}");
+                        assert!(error.to_string().contains(path.as_str()), "{path} byte {at}: {error}");
+                    }
+                }
+                // What is damaged is never a reason to remove what is not.
+                if at % 16 == 0 {
+                    let before = bench.paths();
+                    let pruned = prune_at(&bench, now + 25 * HOUR);
+                    let gone: Vec<String> = before.difference(&bench.paths()).cloned().collect();
+                    let may_go = |path: &String| path.starts_with("marks/") || *path == stray;
+                    assert!(gone.iter().all(may_go), "{path} byte {at}: {gone:?} {pruned:?}");
+                    for made in bench.paths().difference(&before) {
+                        block_on(bench.objects.delete(made)).unwrap();
+                    }
+                    contents.iter().for_each(|(path, bytes)| bench.objects.overwrite(path, bytes.clone()));
+                }
+            }
+            bench.objects.overwrite(path, bytes.clone());
+        }
+        bench.restore("latest", &MemoryLogs::default()).unwrap();
+    }
+}
+
+/// A store that asks twice, as if the first answer had been lost.
+#[derive(Debug)]
+struct AsksTwice(MemoryObjects);
+
+impl ObjectStore for AsksTwice {
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    fn put_if_absent<'a>(&'a self, path: &'a str, parts: Vec<Bytes>) -> BoxFuture<'a, Result<Put>> {
+        Box::pin(async move {
+            self.0.put_if_absent(path, parts.clone()).await?;
+            self.0.put_if_absent(path, parts).await
+        })
+    }
+
+    fn get<'a>(&'a self, path: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        self.0.get(path, range)
+    }
+
+    fn size<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Option<u64>>> {
+        self.0.size(path)
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed>> {
+        self.0.list(prefix)
+    }
+
+    fn delete<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.0.delete(path)
+    }
+}
+
+#[test]
+fn a_repository_whose_own_creation_is_found_present_is_made() {
+    let store = Arc::new(AsksTwice(MemoryObjects::default()));
+    let lock = Lock::Recipient(alice().recipient());
+    let made = block_on(Repository::create_encrypted(store.clone(), ID, 0, &lock, &[7; 32])).unwrap();
+    assert_eq!(made.id(), ID);
+    let again = block_on(Repository::create_encrypted(store, Uuid::from_u128(5), 0, &lock, &[8; 32]));
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn a_creation_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
+    for fault in [Fault::Refused, Fault::AnswerLost] {
+        for at in 0..8 {
+            let bench = Bench::new(true);
+            bench.objects.fail_at(at, fault);
+            let _ = bench.repository();
+            bench.objects.heal();
+            bench.repository().unwrap();
+            bench.backup(&MemoryCluster::with_orders()).unwrap();
+            assert!(bench.check(true).unwrap().is_sound());
+        }
+    }
 }

@@ -407,6 +407,69 @@ pub async fn check(repository: &RepositoryPlace, options: CheckOptions) -> Resul
     backup::check(&repository.open().await?, options).await
 }
 
+/// What [`check_restore`] has restored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoredSample {
+    /// The snapshot, in short.
+    pub snapshot: String,
+    /// Topics that were restored.
+    pub topics: Vec<String>,
+    /// Their partitions.
+    pub partitions: u64,
+    /// Bytes of record batches in them.
+    pub bytes: u64,
+    /// Partitions whose batches came back otherwise.
+    pub differing: Vec<TopicPartition>,
+}
+
+/// Restores some topics of the newest snapshot of `repository` into memory and compares every batch with the objects'. Topics are
+/// taken by chance, which `seed` decides, while they have no more than `max_bytes` together, but one at least if there is any.
+///
+/// # Errors
+/// `NotFound` if there is no snapshot; `Denied` with a key that only writes; see [`backup::restore`].
+pub async fn check_restore(
+    runtime: &Runtime,
+    repository: Repository,
+    max_bytes: u64,
+    seed: u64,
+) -> Result<RestoredSample> {
+    let snapshot = repository.find_snapshot("latest").await?;
+    let all = SnapshotSource::open(repository.clone(), snapshot.clone(), &Selection::all()).await?;
+    let mut topics: Vec<(&String, u64)> = all
+        .manifests()
+        .iter()
+        .map(|(name, topic)| (name, topic.partitions.iter().map(|partition| partition.bytes).sum()))
+        .collect();
+    topics.sort_by_cached_key(|(name, _)| blake3::hash(&[&seed.to_be_bytes(), name.as_bytes()].concat()).to_hex());
+    let mut sample = RestoredSample { snapshot: snapshot.id.short(), ..RestoredSample::default() };
+    for (name, bytes) in topics {
+        if sample.topics.is_empty() || sample.bytes.saturating_add(bytes) <= max_bytes {
+            sample.topics.push(name.clone());
+            sample.bytes += bytes;
+        }
+    }
+    if sample.topics.is_empty() {
+        return Ok(sample);
+    }
+    let source = SnapshotSource::open(repository, snapshot, &Selection::new(&sample.topics)?).await?;
+    let local = LocalBroker::in_memory(runtime, BrokerConfig::default())?;
+    backup::restore(&source, local.embedded(), &RestoreOptions::default(), &|_| {}).await?;
+    let restored = OpenSource::of_local(local, &Options::new())?;
+    for (topic, manifest) in source.manifests() {
+        for known in &manifest.partitions {
+            let partition = TopicPartition::new(topic.as_str(), known.partition);
+            let was = backup::content(&source, &partition, known.start, known.end).await?;
+            let is = backup::content(restored.cluster(), &partition, known.start, known.end).await?;
+            sample.partitions += 1;
+            if was != is {
+                sample.differing.push(partition);
+            }
+        }
+    }
+    restored.close()?;
+    Ok(sample)
+}
+
 /// The repository `repository`, opened with what the environment and the user's configuration have.
 ///
 /// # Errors

@@ -160,8 +160,10 @@ impl RepositoryPlace {
             }
         };
         let made = Repository::create_encrypted(self.store.clone(), id, now, &lock, &random()?).await;
-        if let (Err(_), Some(path)) = (&made, &key_file) {
-            // It opens nothing.
+        if let (Err(error), Some(path)) = (&made, &key_file)
+            // Otherwise it may have been made and only the answer be lost: then the key is all there is of it.
+            && matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Invalid | ErrorKind::NotFound)
+        {
             let _ = fs::remove_file(path);
         }
         Ok(Created { repository: made?, key_file })
@@ -199,7 +201,7 @@ pub(super) fn told(path: &Path) -> String {
 }
 
 /// The lock that `secret` opens.
-pub(super) fn lock(secret: Secret) -> Lock {
+pub fn lock(secret: Secret) -> Lock {
     match secret {
         Secret::Identity(identity) => Lock::Recipient(identity.recipient()),
         passphrase @ Secret::Passphrase(_) => Lock::Passphrase(passphrase, Argon2Cost::default()),

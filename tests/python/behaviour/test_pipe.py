@@ -165,8 +165,8 @@ def test_a_live_broker_gets_a_point_in_time_then_all_and_is_compared(broker, tmp
 def test_what_cannot_be_done_says_why(broker, tmp_path, topic):
     produce(broker.bootstrap_servers, topic, 1)
     ottla.backup(broker, tmp_path / "backup")
-    with pytest.raises(errors.UnsupportedError, match="object stores"):
-        ottla.backup(broker, "s3://bucket/backup")
+    with pytest.raises(errors.InvalidError, match="s3://, gs:// or az://"):
+        ottla.backup(broker, "ftp://bucket/backup")
     with pytest.raises(errors.InvalidError, match="partitions are chosen"):
         ottla.restore(tmp_path / "backup", tmp_path / "new", partitions=["orders"])
     with pytest.raises(errors.NotFoundError, match="no such directory"):

@@ -7,7 +7,13 @@ import pytest
 from ottla import KafkaConsumer, KafkaProducer, TopicPartition, _options
 from ottla.coordinator.assignors.abstract import AbstractPartitionAssignor
 from ottla.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from ottla.errors import IllegalArgumentError, InvalidError, KafkaConfigurationError, NoBrokersAvailable, UnsupportedError
+from ottla.errors import (
+    IllegalArgumentError,
+    InvalidError,
+    KafkaConfigurationError,
+    NoBrokersAvailable,
+    UnsupportedError,
+)
 from ottla.serializer import DeserializeWrapper, SerializeWrapper
 
 NOWHERE = "127.0.0.1:1"

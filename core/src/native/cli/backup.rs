@@ -10,7 +10,7 @@ use super::copies::{TopicsArg, progress_bar, ratio, report, show, snapshot_json}
 use super::keys::AccessArgs;
 use super::replicate::{byte_count, may_pass};
 use super::{Output, Signals, table};
-use crate::backup::{Backup as Made, BackupOptions, Repository, backup};
+use crate::backup::{Backup as Made, BackupOptions, Compression, Repository, backup};
 use crate::native::pipe;
 use crate::native::repository::RepositoryPlace;
 use crate::replication::{ClusterSource, Selection};
@@ -38,6 +38,10 @@ pub(super) struct Backup {
     /// Read everything, whatever the repository has
     #[arg(long)]
     full: bool,
+
+    /// How objects are stored: as they are, or compressed as a whole
+    #[arg(long, value_enum, default_value = "none")]
+    compression: CompressionWord,
 
     /// Keep what the source's retention has removed since the last snapshot
     #[arg(long)]
@@ -67,6 +71,12 @@ pub(super) struct Backup {
     connection: ConnectionArgs,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CompressionWord {
+    None,
+    Zstd,
+}
+
 impl Backup {
     pub(super) fn run(self, output: Output) -> Result<()> {
         let place = self.access.place(&self.repository)?;
@@ -74,6 +84,10 @@ impl Backup {
         let from = ClusterSource::new(source.plain_client()?).limited(self.limit_rate);
         let mut options = BackupOptions::default();
         options.full = self.full;
+        options.compression = match self.compression {
+            CompressionWord::None => Compression::None,
+            CompressionWord::Zstd => Compression::Zstd,
+        };
         options.keep_history = self.keep_history;
         options.skip_unchanged = self.skip_if_unchanged;
         options.topics = self.topics.selection()?;

@@ -1,4 +1,4 @@
-//! `ottla snapshots`, `ottla check`, and what the verbs that copy share.
+//! `ottla snapshots`, and what the verbs that copy share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +10,11 @@ use serde_json::{Value, json};
 use super::keys::RepositoryArgs;
 use super::position::time_text;
 use super::{Output, table};
+use crate::Result;
+use crate::backup::Snapshot;
 use crate::backup::manifest::Totals;
-use crate::backup::{CheckOptions, Snapshot};
 use crate::native::Runtime;
-use crate::native::pipe;
 use crate::replication::{Extent, PartitionCopied, Progress, Selection};
-use crate::{Error, ErrorKind, Result};
 
 /// Which topics.
 #[derive(Debug, Args)]
@@ -80,58 +79,6 @@ impl Snapshots {
             "CPU",
         ];
         output.rows(snapshots.iter().map(snapshot_json).collect(), || table::draw(&headers, &rows))
-    }
-}
-
-/// Arguments of `ottla check`.
-#[derive(Debug, Args)]
-pub(super) struct Check {
-    #[command(flatten)]
-    repository: RepositoryArgs,
-
-    /// Read every object and verify each hash and checksum
-    #[arg(long)]
-    read_data: bool,
-}
-
-impl Check {
-    pub(super) fn run(self, output: Output) -> Result<()> {
-        let options = CheckOptions { read_data: self.read_data };
-        let report = Runtime::new()?.block_on(pipe::check(&self.repository.place()?, options))?;
-        for problem in &report.problems {
-            output.say(format!("problem: {}", problem.message));
-        }
-        output.result(
-            || {
-                json!({
-                    "snapshots": report.snapshots, "manifests": report.manifests, "objects": report.objects,
-                    "stored_bytes": report.stored_bytes, "read_bytes": report.read_bytes,
-                    "problems": report.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(),
-                })
-            },
-            || {
-                format!(
-                    "{} snapshots, {} objects, {} stored, {} read: {}",
-                    report.snapshots,
-                    report.objects,
-                    table::bytes(report.stored_bytes),
-                    table::bytes(report.read_bytes),
-                    if report.is_sound() {
-                        "no problems".to_owned()
-                    } else {
-                        format!("{} problems", report.problems.len())
-                    }
-                )
-            },
-        )?;
-        if report.is_sound() {
-            Ok(())
-        } else {
-            Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("the repository is damaged repository={}", self.repository.repository),
-            ))
-        }
     }
 }
 

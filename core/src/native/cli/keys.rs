@@ -69,6 +69,15 @@ impl RepositoryArgs {
         self.access.place(&self.repository)
     }
 
+    /// The repository and the snapshot of `REPOSITORY@SNAPSHOT`, the newest where none is named.
+    pub(super) fn split(&self) -> (Self, String) {
+        let (repository, snapshot) = match self.repository.rsplit_once('@') {
+            Some((repository, snapshot)) => (repository.to_owned(), snapshot.to_owned()),
+            None => (self.repository.clone(), "latest".to_owned()),
+        };
+        (Self { repository, ..self.clone() }, snapshot)
+    }
+
     pub(super) async fn open(&self) -> Result<Repository> {
         self.place()?.open().await
     }

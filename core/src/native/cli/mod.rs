@@ -14,6 +14,7 @@ mod position;
 mod promote;
 mod records;
 mod replicate;
+mod repository;
 mod restore;
 mod serve;
 mod status;
@@ -89,7 +90,19 @@ enum Command {
     /// List the snapshots of a repository
     Snapshots(copies::Snapshots),
     /// Check a repository
-    Check(copies::Check),
+    Check(repository::Check),
+    /// List what is in a snapshot
+    Ls(repository::Ls),
+    /// Show how two snapshots differ
+    Diff(repository::Diff),
+    /// Find the records with a key in a snapshot
+    Find(repository::Find),
+    /// Remove snapshots, by rules or by name
+    Forget(repository::Forget),
+    /// Remove what no snapshot needs: marked first, removed by a later run
+    Prune(repository::Prune),
+    /// Copy snapshots to another repository
+    Copy(repository::Copy),
     /// Show a record's whole way: produce, follow, back up, lose the leader, restore, compare
     Demo(demo::Demo),
     /// Run a Python script that imports kafka, on Ottla
@@ -175,6 +188,12 @@ pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
         Command::Verify(command) => command.run(output),
         Command::Snapshots(command) => command.run(output),
         Command::Check(command) => command.run(output),
+        Command::Ls(command) => command.run(output),
+        Command::Diff(command) => command.run(output),
+        Command::Find(command) => command.run(output),
+        Command::Forget(command) => command.run(output),
+        Command::Prune(command) => command.run(output),
+        Command::Copy(command) => command.run(output),
         Command::Demo(command) => command.run(output),
         Command::Run { args } => return run_python(&args),
     };

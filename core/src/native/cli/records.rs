@@ -457,7 +457,7 @@ struct JsonRecord<'a> {
 }
 
 /// Bytes as JSON: text where they are UTF-8, else base64.
-struct Text<'a>(Option<&'a [u8]>);
+pub(super) struct Text<'a>(pub(super) Option<&'a [u8]>);
 
 impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
