@@ -237,10 +237,11 @@ impl Broker {
                     self.offline.remove(&name);
                     let opened = self.topics.get(name.as_str()).map(|topic| topic.partitions.clone());
                     self.moved.extend(opened.into_iter().flatten());
-                    if name == OFFSETS_TOPIC && !self.is_following() {
-                        if let Err(error) = self.replay_groups(now) {
-                            log::error!("committed offsets cannot be read: {error}");
-                        }
+                    if name == OFFSETS_TOPIC
+                        && !self.is_following()
+                        && let Err(error) = self.replay_groups(now)
+                    {
+                        log::error!("committed offsets cannot be read: {error}");
                     }
                 }
                 Err(error) => self.take_offline(&name, &error),

@@ -82,17 +82,19 @@ impl Backup {
         let place = self.access.place(&self.repository)?;
         let source = Connection::open(&self.source, &self.connection)?;
         let from = ClusterSource::new(source.plain_client()?).limited(self.limit_rate);
-        let mut options = BackupOptions::default();
-        options.full = self.full;
-        options.compression = match self.compression {
-            CompressionWord::None => Compression::None,
-            CompressionWord::Zstd => Compression::Zstd,
+        let mut options = BackupOptions {
+            full: self.full,
+            keep_history: self.keep_history,
+            skip_unchanged: self.skip_if_unchanged,
+            compression: match self.compression {
+                CompressionWord::None => Compression::None,
+                CompressionWord::Zstd => Compression::Zstd,
+            },
+            topics: self.topics.selection()?,
+            groups: self.groups.as_deref().map_or_else(|| Ok(Selection::all()), str::parse)?,
+            cpu_time: Some(pipe::cpu_time),
+            ..BackupOptions::default()
         };
-        options.keep_history = self.keep_history;
-        options.skip_unchanged = self.skip_if_unchanged;
-        options.topics = self.topics.selection()?;
-        options.groups = self.groups.as_deref().map_or_else(|| Ok(Selection::all()), str::parse)?;
-        options.cpu_time = Some(pipe::cpu_time);
         options.copy.max_bytes = usize::try_from(self.max_memory).unwrap_or(usize::MAX);
         let done = source.block_on(async {
             if self.follow {
