@@ -27,7 +27,7 @@
 //! - What anybody has read, of any machine, stands at that offset for good, unless the leader is lost for good: then what was
 //!   acknowledged as above does. Nobody reads past the high watermark, which never goes back on a connection.
 //! - An idempotent producer's records are there once, and in the order of `send` in each partition.
-//! - Never do two brokers lead in one epoch.
+//! - Never do two brokers lead in one epoch; and who hands over takes nothing more.
 //! - Logs have no gaps, leader epochs rise along them, and below a follower's high watermark it has the leader's bytes.
 //! - Committed offsets that were acknowledged do not go back.
 //! - A broker opens again after whatever has happened. When faults have ended, every send is settled, every follower and every
@@ -279,6 +279,13 @@ impl World {
         if epoch > leads_in {
             self.say(format_args!("machine {number} leads in epoch {epoch}"));
             *lock(&self.leader) = (number, epoch);
+            // Where the leader alone can acknowledge nobody leads without its hand, and from then on it takes nothing.
+            let former = lock(&self.machines)[leader].running.clone().filter(|_| number != leader);
+            let writes =
+                former.map(|former| former.with(|broker, _| broker.leader().is_none() && !broker.stands_back()));
+            if self.plan.min_insync == 1 && writes.is_some_and(|writes| writes.unwrap_or(false)) {
+                self.break_rule(format!("machine {leader} takes records, and machine {number} was promoted"));
+            }
             if number != leader && self.plan.min_insync == self.plan.machines {
                 // It may have gone ahead without the leader: what all have acknowledged is there, whatever the rest.
                 self.forget_unacknowledged();

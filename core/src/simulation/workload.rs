@@ -294,10 +294,11 @@ pub(super) async fn commit(world: Arc<World>) {
         let committed = admin.alter_group_offsets(GROUP, &offsets, Duration::from_secs(5)).await;
         let now = world.executor.now();
         lock(&world.load).commits.push((offset, now));
+        let is_believed = !world.has_former_leader();
         match committed.map(|mut results| results.remove(&partition)) {
             Ok(Some(Ok(()))) => {
                 let mut load = lock(&world.load);
-                if load.generation == generation {
+                if load.generation == generation && is_believed {
                     world.say(format_args!("committed {offset}"));
                     load.committed = (offset, now);
                 }
