@@ -162,6 +162,13 @@ pub(super) struct Pending {
     partitions: Vec<PartitionId>,
 }
 
+impl Pending {
+    /// The wall clock was set `by` milliseconds ahead.
+    pub(super) fn clock_was_set(&mut self, by: i64) {
+        self.deadline = self.deadline.saturating_add(by);
+    }
+}
+
 #[derive(Debug)]
 struct Fetch {
     replica_id: i32,

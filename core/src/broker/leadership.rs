@@ -177,6 +177,16 @@ pub(super) struct Leadership {
     events: VecDeque<LeadershipEvent>,
 }
 
+impl Leadership {
+    /// The wall clock was set `by` milliseconds ahead: others were heard of no longer ago for that.
+    pub(super) fn clock_was_set(&mut self, by: i64) {
+        let peers = self.peers.values_mut().map(|peer| &mut peer.seen);
+        for heard in peers.chain([&mut self.heard, &mut self.last_heard]).flatten() {
+            *heard = heard.saturating_add(by);
+        }
+    }
+}
+
 /// What clients are told of the cluster.
 pub(super) struct View {
     /// Node id and address of each broker, this one first.

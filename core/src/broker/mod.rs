@@ -184,6 +184,8 @@ pub struct Broker {
     /// Those among them for which there was no room; they are tried again.
     without_room: BTreeSet<String>,
     next_reopening: Timestamp,
+    /// The wall clock less the monotonic one, ms, as they were when deadlines were set.
+    clocks_apart: Option<i64>,
     partitions: Vec<Option<Partition>>,
     metadata: PartitionId,
     leadership: Leadership,
@@ -238,6 +240,9 @@ impl fmt::Debug for Broker {
 
 /// How often recovery points are written, ms; Kafka's `log.flush.offset.checkpoint.interval.ms`.
 const CHECKPOINT_INTERVAL_MS: i64 = 60_000;
+
+/// By how much the wall clock has to be off the monotonic one to have been set, in ms.
+const CLOCK_SET_MS: i64 = 500;
 
 /// How often topics are tried again that could not be opened because the device was full, in ms.
 const REOPENING_INTERVAL_MS: i64 = 2_000;
@@ -300,6 +305,7 @@ impl Broker {
             offline: BTreeMap::new(),
             without_room: BTreeSet::new(),
             next_reopening: now.saturating_add(REOPENING_INTERVAL_MS),
+            clocks_apart: None,
             partitions: Vec::new(),
             metadata: PartitionId(0),
             leadership: Leadership::default(),
@@ -567,6 +573,29 @@ impl Broker {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Takes in what the clocks say. A wall clock that was set moves every deadline along, and when followers were last heard of:
+    /// nobody waits longer for it, or is thrown out. Says whether it was.
+    pub fn note_clocks(&mut self, now: Timestamp, monotonic: Duration) -> bool {
+        let apart = now.saturating_sub(i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX));
+        let by = apart.saturating_sub(*self.clocks_apart.get_or_insert(apart));
+        if by.abs() < CLOCK_SET_MS {
+            return false;
+        }
+        self.clocks_apart = Some(apart);
+        let deadlines = std::mem::take(&mut self.deadlines);
+        self.deadlines = deadlines.into_iter().map(|(at, row)| (at.saturating_add(by), row)).collect();
+        self.fetches.values_mut().for_each(|pending| pending.clock_was_set(by));
+        for deadline in self.deferred.values_mut().filter_map(|deferred| deferred.deadline.as_mut()) {
+            *deadline = deadline.saturating_add(by);
+        }
+        self.partitions.iter_mut().flatten().for_each(|partition| partition.clock_was_set(by));
+        self.leadership.clock_was_set(by);
+        let due =
+            [&mut self.next_retention, &mut self.next_checkpoint, &mut self.next_compaction, &mut self.next_reopening];
+        due.into_iter().for_each(|due| *due = due.saturating_add(by));
+        true
     }
 
     /// Time has passed: answers what ran out, drops slow followers, applies retention.

@@ -248,6 +248,14 @@ impl Partition {
         left
     }
 
+    /// The wall clock was set `by` milliseconds ahead: followers were heard of no longer ago for that.
+    pub(crate) fn clock_was_set(&mut self, by: i64) {
+        for follower in self.followers.values_mut() {
+            follower.caught_up = follower.caught_up.saturating_add(by);
+            follower.fetched.1 = follower.fetched.1.saturating_add(by);
+        }
+    }
+
     /// When [`Self::shrink_in_sync`] could next drop somebody.
     pub(crate) fn next_shrink(&self, lag_ms: i64) -> Option<Timestamp> {
         let end = self.log.end();

@@ -442,6 +442,30 @@ fn acks_all_is_not_acknowledged_when_the_replica_it_waited_for_leaves() {
 }
 
 #[test]
+fn a_clock_that_is_set_throws_no_follower_out_and_holds_up_nobody() {
+    const HOUR: i64 = 3_600_000;
+    let mut shell = Shell::open(&MemoryDevice::new());
+    shell.create("t", 1, &[("min.insync.replicas", "2")]);
+    shell.register(5);
+    let mut monotonic = std::time::Duration::from_secs(1);
+    shell.broker.note_clocks(shell.now, monotonic);
+    shell.send(FetchRequest { replica_id: 5, ..fetch("t", 0, 0) }, 12);
+    for ahead in [HOUR, -2 * HOUR] {
+        let waiting = shell.send(produce("t", 0, batch(&["a"]), -1), 9);
+        shell.now += ahead;
+        assert!(shell.broker.note_clocks(shell.now, monotonic));
+        shell.wait(0);
+        assert!(shell.answer(waiting).is_none(), "it has its whole second still");
+        assert_eq!(shell.broker.partition(shell.broker.find("t", 0).unwrap()).in_sync_followers().len(), 1);
+        monotonic += std::time::Duration::from_millis(1_001);
+        shell.now += 1_001;
+        assert!(!shell.broker.note_clocks(shell.now, monotonic));
+        shell.wait(0);
+        assert_eq!(produced(shell.answer(waiting).unwrap()).error_code, ErrorCode::REQUEST_TIMED_OUT);
+    }
+}
+
+#[test]
 fn produce_that_times_out_says_so() {
     let mut shell = Shell::open(&MemoryDevice::new());
     shell.create("t", 1, &[]);

@@ -150,14 +150,15 @@ impl Embedded {
         let this = self.clone();
         Box::pin(async move {
             loop {
+                let (now, monotonic) = (this.shared.clock.now(), this.shared.clock.monotonic());
                 let due = {
                     let mut state = this.lock();
-                    let Some(broker) = &state.broker else { return };
+                    let Some(broker) = &mut state.broker else { return };
+                    broker.note_clocks(now, monotonic);
                     let due = broker.poll_timeout();
                     state.next_timeout = due;
                     due
                 };
-                let now = this.shared.clock.now();
                 match due {
                     Some(due) if due <= now => {
                         if this.with(|broker, now| broker.handle_timeout(now)).is_err() {
@@ -199,6 +200,13 @@ impl Embedded {
             return Call(Either::Left(Some(Err(closed()))));
         };
         broker.arrive(arrived);
+        if broker.note_clocks(now, self.shared.clock.monotonic()) {
+            // Whatever the driver waits for is due at another time by the clock.
+            state.next_timeout = None;
+        }
+        let Some(broker) = &mut state.broker else {
+            return Call(Either::Left(Some(Err(closed()))));
+        };
         broker.handle_request(id, context, incoming, now);
         let mut own = None;
         let tasks = state.drain(Some((id, &mut own)), now);
@@ -225,6 +233,10 @@ impl Embedded {
         let mut state = self.lock();
         let broker = state.broker.as_mut().ok_or_else(closed)?;
         broker.arrive(arrived);
+        if broker.note_clocks(now, arrived) {
+            state.next_timeout = None;
+        }
+        let broker = state.broker.as_mut().ok_or_else(closed)?;
         let result = act(broker, now);
         let tasks = state.drain(None, now);
         let alarm = state.comes_sooner();
