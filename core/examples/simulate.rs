@@ -29,7 +29,7 @@ struct Arguments {
     /// How many threads run simulations, one each.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Break a rule on purpose: truncation, follower-sync, acks-all, high-watermark or idempotence.
+    /// Break a rule on purpose: truncation, follower-sync, acks-all, high-watermark, idempotence, standing-back or fencing.
     #[arg(long, value_parser = rule)]
     broken: Option<Rule>,
 }
