@@ -59,10 +59,8 @@ def test_what_is_waited_for_followers_is_told_apart(serve: Start) -> None:
     follower.process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         # Without a producer id, for which any broker may be asked, the one that is stopped among them.
-        given = {"given": numbers(1)}
-        produced = pool.submit(
-            ok, "produce", leader.address, "orders", "--lines", "-X", "enable_idempotence=false", **given
-        )
+        options = ["--lines", "-X", "enable_idempotence=false"]
+        produced = pool.submit(ok, "produce", leader.address, "orders", *options, given=numbers(1))
         wait_until("it is written", lambda: status(leader)[0][0]["stored_bytes"] > stored)
         nodes, total = status(leader)
         assert nodes[7]["behind"] > 0
