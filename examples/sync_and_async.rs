@@ -6,25 +6,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use ottla::broker::BrokerConfig;
 use ottla::client::{Admin, ClientConfig, NewTopic, Options, Producer, ProducerConfig, RecordMetadata};
-use ottla::native::{LocalBroker, Location, Runtime, Server, ServerOptions};
-use ottla::replication::{ClusterSource, Follower, FollowerOptions, LocalLogs, TopicPartition};
+use ottla::native::{LocalBroker, Location, Node, NodeOptions, Runtime};
+use ottla::replication::{LocalLogs, TopicPartition, promote};
 use ottla::{Error, Result};
 
 const LONG: Duration = Duration::from_secs(20);
 const RECORDS: usize = 300;
 
-/// Follows the leader at `address` in `broker`, over TCP. With a replica id it is one that the leader counts in.
-fn follow(runtime: &Runtime, address: &str, broker: &LocalBroker, replica_id: Option<i32>) -> Result<Follower> {
-    let client = runtime.client(ClientConfig::from_options(&Options::new().with("bootstrap_servers", address))?);
-    let mut options = FollowerOptions::default();
-    options.replica_id = replica_id;
-    options.refresh_interval = Duration::from_millis(100);
-    let (follower, driver) = Follower::new(ClusterSource::new(client), Arc::new(broker.embedded().clone()), options);
-    runtime.spawn(driver);
-    runtime.block_on(follower.caught_up(LONG))?;
-    Ok(follower)
+/// Starts `broker` as one among others: the leader, or a follower of the one at `leader`, over TCP.
+fn start(runtime: &Runtime, broker: &Arc<LocalBroker>, leader: Option<&str>, synchronous: bool) -> Result<Node> {
+    let options = NodeOptions {
+        // A synchronous follower listens, so that clients find it when it leads one day.
+        listen: synchronous.then(|| "127.0.0.1:0".to_owned()),
+        follow: leader.map(str::to_owned),
+        synchronous,
+        ..NodeOptions::default()
+    };
+    let (node, driver) = Node::start(runtime, Arc::clone(broker), options)?;
+    runtime.spawn(driver.map(drop));
+    if leader.is_some() {
+        runtime.block_on(node.member().caught_up(LONG))?;
+    }
+    Ok(node)
 }
 
 /// A producer that takes a broker's first word for it, so that refusals show.
@@ -51,16 +57,19 @@ fn main() -> Result<()> {
         LocalBroker::open(&runtime, Location::Directory(home.join(name)), config)
     };
     let (leader, sync, mirror) = (open(0, "leader")?, open(1, "synchronous")?, open(2, "asynchronous")?);
-    let server = Server::start(&runtime, leader.embedded().clone(), "127.0.0.1:0", ServerOptions::default())?;
-    let address = server.address();
-    leader.embedded().advertise(&address.ip().to_string(), address.port())?;
+    let leading = start(&runtime, &leader, None, true)?;
+    let address = leading.address().expect("it listens").to_string();
 
     // Acknowledged with acks=all shall mean: on two disks.
     let topic = NewTopic::new("orders").partitions(1).config("min.insync.replicas", "2");
     let admin = Admin::new(leader.client(ClientConfig::default()));
     runtime.block_on(admin.create_topics(&[topic], false, LONG))?.remove(0).1?;
-    let synchronous = follow(&runtime, &address.to_string(), &sync, Some(1))?;
-    let asynchronous = follow(&runtime, &address.to_string(), &mirror, None)?;
+    let synchronous = start(&runtime, &sync, Some(&address), true)?;
+    let asynchronous = start(&runtime, &mirror, Some(&address), false)?;
+    // The leader counts it in as soon as it has everything, and tells it.
+    while synchronous.member().in_sync() != Some(1) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let end = |broker: &LocalBroker| {
         let ends = runtime.block_on(broker.embedded().log_ends(&[TopicPartition::new("orders", 0)]))?;
         Ok::<_, Error>(ends[0].map_or(0, |end| end.end))
@@ -85,8 +94,8 @@ fn main() -> Result<()> {
         assert!(acks == "1" || lacked[0] == 0, "what acks=all acknowledged is on the synchronous follower's disk");
     }
     for follower in [synchronous, asynchronous] {
-        runtime.block_on(follower.caught_up(LONG))?;
-        follower.stop();
+        runtime.block_on(follower.member().caught_up(LONG))?;
+        runtime.block_on(follower.close());
     }
 
     // Alone, the leader refuses what asks for two disks, and still takes what asks for its own word only.
@@ -97,10 +106,12 @@ fn main() -> Result<()> {
     println!("acks=1    10 records are acknowledged");
 
     // The leader dies, and the synchronous follower takes over: by an act of yours, Ottla elects nobody.
-    runtime.block_on(server.close());
+    runtime.block_on(leading.close());
     leader.close()?;
     std::fs::remove_dir_all(home.join("leader"))?;
-    runtime.block_on(sync.embedded().promote_copies(&["orders".to_owned()]))?;
+    let node = start(&runtime, &sync, None, true)?;
+    let client = sync.client(ClientConfig::default());
+    runtime.block_on(promote(&client, node.endpoint().expect("it listens"), true))?;
     let kept = end(&sync)?;
     println!("\nthe leader is dead: {kept} records live on, and 10 that only acks=1 had acknowledged do not");
     assert_eq!(kept, 2 * RECORDS as i64);

@@ -214,7 +214,7 @@ pub(crate) fn repository_copy(
         if target.id() == source.id() {
             return Err(Error::new(ErrorKind::Invalid, "both are the same repository"));
         }
-        ottla::backup::transfer(&source, &target, &snapshots, now, &|_| {}).await
+        ottla::backup::transfer(&source, &target, &snapshots, &*runtime.clock(), &|_| {}).await
     })?;
     let pairs = done.snapshots.iter().map(|(from, to)| (from.to_string(), to.to_string())).collect();
     Ok((pairs, done.present.len(), done.objects, done.stored_bytes))

@@ -116,8 +116,11 @@ def test_a_synchronous_follower_has_all_that_was_acknowledged_when_the_leader_is
         follower.wait_for("is alone", lambda line: line.get("error") is not None)
         assert follower.end() == 0
 
+    # Until it leads it shows no more than what its leader had told it that all have.
+    alone = serve("synchronous")
+    ok("promote", alone.address, "--unclean")
     there = {
-        (line["partition"], line["offset"]): line["value"] for line in ok("consume", synchronous.data, "orders").lines
+        (line["partition"], line["offset"]): line["value"] for line in ok("consume", alone.address, "orders").lines
     }
     lacking = [place for place, value in acknowledged.items() if there.get(place) != value]
     assert not lacking, (

@@ -635,6 +635,14 @@ impl Repository {
     pub(super) async fn put_manifest<M: Manifest>(&self, manifest: &M, known: Option<Reference>) -> Result<Reference> {
         let sealed = self.seal.seal(Shelf::Manifests, vec![Bytes::from(manifest.encode())]);
         let reference = Reference { name: sealed.name, bytes: sealed.bytes };
+        if reference.bytes > MAX_MANIFEST_BYTES {
+            let message = format!(
+                "a manifest would be larger than what is read back, choose fewer topics or groups for a repository kind={} bytes={}",
+                M::KIND,
+                reference.bytes
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         if known != Some(reference) {
             self.store.put_if_absent(&manifest_path(&reference.name), sealed.parts).await?;
         }
@@ -813,6 +821,8 @@ impl Repository {
         let size = bytes.len();
         self.seal.open(on, name, bytes).map_err(|error| match error {
             SealError::WriteOnly => RepositoryError::WriteOnly { repository: self.place() }.into(),
+            // Not damage, which would be passed over.
+            SealError::Generation => Error::new(ErrorKind::Denied, format!("{path} {}", SealError::Generation)),
             damage => {
                 let reason = format!("{damage} bytes={size}");
                 RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into()

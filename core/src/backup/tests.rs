@@ -1397,7 +1397,7 @@ fn copied_snapshots_are_the_same_under_other_keys_and_shared_as_before() {
         let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
         let copy = || {
             let snapshots = block_on(source.snapshots()).unwrap();
-            block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap()
+            block_on(transfer(&source, &target, &snapshots, &ManualClock::new(5), &|_| {})).unwrap()
         };
         let first = copy();
         assert_eq!((first.snapshots.len(), first.present.len()), (2, 0));
@@ -1440,12 +1440,12 @@ fn a_damaged_object_is_not_copied() {
     let other = Bench::new(false);
     let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
     let snapshots = block_on(source.snapshots()).unwrap();
-    let error = block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap_err();
+    let error = block_on(transfer(&source, &target, &snapshots, &ManualClock::new(5), &|_| {})).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("partition=orders-"), "{error}");
     assert_eq!(block_on(target.snapshot_ids()).unwrap(), []);
     bench.objects.overwrite(&path, stored);
-    block_on(transfer(&source, &target, &snapshots, 5, &|_| {})).unwrap();
+    block_on(transfer(&source, &target, &snapshots, &ManualClock::new(5), &|_| {})).unwrap();
     assert!(other.check(true).unwrap().is_sound());
 }
 
@@ -1471,7 +1471,8 @@ fn compressed_objects_give_the_same_bytes() {
         assert_eq!(manifest.costs.new_records, 1);
         let other = Bench::new(!is_encrypted);
         let (source, target) = (bench.repository().unwrap(), other.repository().unwrap());
-        block_on(transfer(&source, &target, &block_on(source.snapshots()).unwrap(), 5, &|_| {})).unwrap();
+        block_on(transfer(&source, &target, &block_on(source.snapshots()).unwrap(), &ManualClock::new(5), &|_| {}))
+            .unwrap();
         assert!(other.check(true).unwrap().is_sound());
         let copied = block_on(target.find_snapshot("latest")).unwrap().manifest.totals;
         assert!(copied.stored_bytes < copied.bytes / 2, "{copied:?}");

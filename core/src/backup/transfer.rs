@@ -10,8 +10,9 @@ use super::manifest::{
     TopicReference, TopicsManifest,
 };
 use super::repository::{Place, Repository, Snapshot, SnapshotId};
+use crate::clock::Clock;
 use crate::replication::TopicPartition;
-use crate::{Error, Result, Timestamp};
+use crate::{Error, Result};
 
 /// How many objects are copied at a time: each is in memory meanwhile.
 const OBJECTS: usize = 4;
@@ -40,7 +41,7 @@ pub async fn transfer(
     source: &Repository,
     target: &Repository,
     snapshots: &[Snapshot],
-    now: Timestamp,
+    clock: &dyn Clock,
     progress: &(dyn Fn(&Transferred) + Send + Sync),
 ) -> Result<Transferred> {
     let there = target.snapshots().await?;
@@ -50,7 +51,7 @@ pub async fn transfer(
         source,
         target,
         progress,
-        now,
+        clock,
         marks,
         known,
         manifests: HashMap::new(),
@@ -69,7 +70,7 @@ struct Transfer<'a> {
     source: &'a Repository,
     target: &'a Repository,
     progress: &'a (dyn Fn(&Transferred) + Send + Sync),
-    now: Timestamp,
+    clock: &'a dyn Clock,
     /// The target's marks when this began.
     marks: Vec<(String, MarkManifest)>,
     /// Snapshots that the target has, by what they were called first.
@@ -107,7 +108,7 @@ impl Transfer<'_> {
         }
         manifest.totals.stored_bytes = stored_bytes;
         manifest.original = Some(original);
-        let made = self.target.commit(manifest, &self.marks, self.now).await?;
+        let made = self.target.commit(manifest, &self.marks, self.clock.now()).await?;
         self.done.snapshots.push((snapshot.id, made.id));
         self.known.insert(original, made.clone());
         // What later snapshots call their parent.

@@ -174,7 +174,11 @@ impl ObjectStore for BucketObjects {
             match self.bucket.put_opts(&self.at(path)?, parts, options).await {
                 Ok(_) => Ok(Put::Created),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    Ok(Put::Present)
+                    // Also said while another put is under way, which may fail.
+                    match self.size(path).await? {
+                        Some(_) => Ok(Put::Present),
+                        None => Err(Error::new(ErrorKind::Retriable, format!("another put is under way path={path}"))),
+                    }
                 }
                 Err(error) => Err(self.failed_at_bucket(path, error)),
             }

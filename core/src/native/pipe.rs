@@ -15,8 +15,8 @@ use super::files::FileDevice;
 use super::repository::{Access, RepositoryPlace};
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
-    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Repository, RestoreOptions, Restored,
-    Snapshot, SnapshotSource,
+    self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Repository, RepositoryError,
+    RestoreOptions, Restored, Snapshot, SnapshotSource,
 };
 use crate::broker::BrokerConfig;
 use crate::client::{ClientConfig, Options, Topics};
@@ -275,6 +275,9 @@ impl Chosen<'_> {
     /// Opens it twice, for who reads ahead in one of them.
     async fn open_both(&self) -> Result<(SnapshotSource, SnapshotSource)> {
         let repository = self.repository.open().await?;
+        if !repository.can_read() {
+            return Err(RepositoryError::WriteOnly { repository: repository.place() }.into());
+        }
         let snapshot = repository.find_snapshot(self.snapshot).await?;
         let first = SnapshotSource::open(repository.clone(), snapshot.clone(), self.topics).await?;
         Ok((first, SnapshotSource::open(repository, snapshot, self.topics).await?))
@@ -295,7 +298,7 @@ pub async fn restore(
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Restored> {
     let Place::Log(location) = target else {
-        let message = "a restore goes to the directory of a log; restoring into a live cluster comes later";
+        let message = "this restore goes to the directory of a log, and a cluster was named";
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
     let source = chosen.open().await?;

@@ -383,7 +383,10 @@ impl Replica {
                 None => Error::new(ErrorKind::Invalid, "the replica does not follow its source"),
             });
         };
-        let caught_up = follower.caught_up(timeout).await;
+        let caught_up = tokio::select! {
+            caught_up = follower.caught_up(timeout) => caught_up,
+            why = self.failed() => Err(why.context("the replica follows no more")),
+        };
         match (&caught_up, &self.inner.state().error) {
             (Err(error), Some(why)) if error.kind() == ErrorKind::Timeout => {
                 Err(Error::new(ErrorKind::Timeout, format!("{}: {why}", error.message())))

@@ -10,7 +10,7 @@
 //! Nothing is left to chance: batches are numbered as an idempotent producer's, so that none is written twice, and each answer
 //! has to name the offset that is expected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub(super) struct ClusterSink<'a> {
     ahead: &'a dyn Source,
     /// What topics are called at the target that are called otherwise at the source.
     renamed: BTreeMap<String, String>,
+    /// Partitions of the target whose older records stay.
+    keeping: HashSet<TopicPartition>,
     producer: (i64, i16),
     gaps: Gaps,
     lanes: Mutex<HashMap<TopicPartition, Arc<AsyncMutex<Lane>>>>,
@@ -114,6 +116,7 @@ impl<'a> ClusterSink<'a> {
             cluster,
             ahead,
             renamed,
+            keeping: HashSet::new(),
             producer,
             gaps: Gaps::Markers(marker.0),
             lanes: Mutex::new(lanes.collect()),
@@ -127,6 +130,11 @@ impl<'a> ClusterSink<'a> {
             Some(name) => TopicPartition::new(name.as_str(), partition.partition),
             None => partition.clone(),
         }
+    }
+
+    /// The same, leaving what these partitions of the target have from before the source's log start.
+    pub(super) fn keeping(self, keeping: HashSet<TopicPartition>) -> Self {
+        Self { keeping, ..self }
     }
 
     fn lane(&self, partition: &TopicPartition) -> Result<Arc<AsyncMutex<Lane>>> {
@@ -611,7 +619,7 @@ impl Sink for ClusterSink<'_> {
             }
             let found = self.cluster.offsets(std::slice::from_ref(&target), EARLIEST, 0).await;
             let (start, _) = found.into_iter().next().unwrap_or_else(|| Err(unanswered()))?;
-            if start < bounds.start {
+            if start < bounds.start && !self.keeping.contains(&target) {
                 let admin = Admin::new(self.cluster.client().clone());
                 let wanted = HashMap::from([(target.clone(), bounds.start)]);
                 let deleted = admin.delete_records(&wanted, Duration::max(self.cluster.patience(), PATIENCE)).await?;
@@ -621,6 +629,16 @@ impl Sink for ClusterSink<'_> {
         }
         .boxed()
     }
+}
+
+/// Whether a batch of a target is what [`ClusterSink`] fills offsets with.
+pub(super) fn is_filler(batch: &Batch) -> Result<bool> {
+    if batch.producer_id() >= 0 || (batch.base_timestamp(), batch.max_timestamp()) != (0, 0) {
+        return Ok(false);
+    }
+    let records = batch.records(Limits::MAX_DECOMPRESSED_BYTES)?;
+    let first = (&records).into_iter().next().transpose()?;
+    Ok(first.is_none_or(|record| record.key.is_none() && record.value.is_none()))
 }
 
 /// How long records are waited for that are to be removed.

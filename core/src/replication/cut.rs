@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{Bounds, EpochEnd, GroupOffsets, Identity, MAX_BATCH, Selection, Source, Topic, TopicPartition, Until};
+use super::{
+    Bounds, ClusterSettings, EpochEnd, GroupOffsets, Identity, MAX_BATCH, Selection, Source, Topic, TopicPartition,
+    Until,
+};
 use crate::record::{Batch, batches};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
@@ -128,6 +131,10 @@ async fn end_before(
 }
 
 impl Source for Cut<'_> {
+    fn settings(&self) -> BoxFuture<'_, Result<ClusterSettings>> {
+        self.source.settings()
+    }
+
     fn identity(&self) -> BoxFuture<'_, Result<Identity>> {
         self.source.identity()
     }

@@ -1,9 +1,9 @@
 //! Topics of a source made again in a live cluster, at their offsets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::cluster_sink::ClusterSink;
+use super::cluster_sink::{ClusterSink, is_filler};
 use super::compare::{Compare, Compared, compare, first_gap};
 use super::{
     Assignment, Bounds, ClusterSettings, ClusterSource, CommittedOffset, Copied, CopyOptions, GroupOffsets, Portion,
@@ -15,6 +15,7 @@ use crate::protocol::messages::alter_share_group_offsets::{
 };
 use crate::protocol::messages::describe_configs::DescribeConfigsResource;
 use crate::protocol::messages::{AlterShareGroupOffsetsRequest, DescribeConfigsRequest};
+use crate::record::batches;
 use crate::{Error, ErrorKind, Result};
 
 /// How long the target may take for a change.
@@ -28,6 +29,8 @@ const FILLED_PER_SECOND: u64 = 5_000_000;
 const MARKERS_PER_SECOND: u64 = 25_000;
 /// How fast records are written, about, in bytes a second.
 const BYTES_PER_SECOND: u64 = 100 << 20;
+/// How much is read to see what a target begins with.
+const FILLER_BYTES: usize = 1 << 20;
 const KEEP_ALL: &str = "-1";
 const TOPIC_RESOURCE: i8 = 2;
 /// How many topics' configurations are asked for at a time.
@@ -147,6 +150,10 @@ pub async fn transfer(
     let assignments: Vec<Assignment> =
         assign(source, topics, Until::LastStable).await?.into_iter().collect::<Result<_>>()?;
     options.partitions.check_found(topics)?;
+    if let Some(unknown) = options.renamed.keys().find(|name| !topics.iter().any(|topic| topic.name == **name)) {
+        let message = format!("there is no such topic to be called otherwise topic={unknown}");
+        return Err(Error::new(ErrorKind::NotFound, message));
+    }
     let assignments: Vec<Assignment> =
         assignments.into_iter().filter(|one| options.partitions.includes(&one.partition)).collect();
     let there = transfer.there().await?;
@@ -158,36 +165,17 @@ pub async fn transfer(
     }
     let bounds = assignments.iter().map(|assignment| (assignment.partition.clone(), assignment.bounds));
     let sink = ClusterSink::new(target.clone(), ahead, options.renamed.clone(), bounds).await?;
-    let sink = transfer.sink_for_gaps(sink, &assignments, &ends).await?;
+    let sink = transfer.sink_for_gaps(sink, &assignments, &ends).await?.keeping(ends.older.clone());
     if !anew.is_empty() {
         let deleted = transfer.admin.delete_topics(&anew, PATIENCE).await?;
         deleted.into_iter().try_for_each(|(_, result)| unless(ErrorKind::NotFound, result))?;
         transfer.wait_until_gone(&anew).await?;
     }
     let held = transfer.hold(&there, &ends).await?;
-    let copied = copy(source, &sink, &assignments, &options.copy, progress).await?.all()?;
-
-    let wanted: Vec<Compare> = assignments
-        .iter()
-        .map(|assignment| {
-            let target = sink.target(&assignment.partition);
-            let start = ends.ends.get(&target).copied().unwrap_or(0).max(assignment.bounds.start);
-            let bounds = Bounds { start, ..assignment.bounds };
-            Compare { partition: assignment.partition.clone(), target, bounds }
-        })
-        .filter(|one| one.bounds.start < one.bounds.end)
-        .collect();
-    let compared = compare(source, ahead, target, &wanted, &|_| {}).await;
-    let compared: Vec<Compared> = compared.into_iter().collect::<Result<_>>()?;
-    if let Some(wrong) = compared.iter().find(|compared| compared.differing > 0) {
-        let message = format!(
-            "what was restored is not what the source has partition={} records={}: {}",
-            wrong.partition,
-            wrong.differing,
-            wrong.first.as_deref().unwrap_or_default()
-        );
-        return Err(Error::new(ErrorKind::Internal, message));
-    }
+    let written = transfer.write(&sink, &assignments, &ends, progress).await;
+    let (copied, compared) = written.map_err(|error| {
+        error.context("the topics keep everything until it is run again, without retention and compaction")
+    })?;
     transfer.release(&held).await?;
     let groups = transfer.commit(&sink).await?;
     let settings = if options.settings { source.settings().await? } else { ClusterSettings::default() };
@@ -208,6 +196,10 @@ fn unless(kind: ErrorKind, result: Result<()>) -> Result<()> {
 #[derive(Default)]
 struct Ends {
     ends: HashMap<TopicPartition, i64>,
+    /// Where those of the target begin.
+    starts: HashMap<TopicPartition, i64>,
+    /// Those that have records from before the source's log start, which stay.
+    older: HashSet<TopicPartition>,
     anew: Vec<String>,
 }
 
@@ -248,6 +240,23 @@ impl Transfer<'_> {
             assignments.iter().filter(is_there).map(|one| (self.target_partition(&one.partition), one)).collect();
         let found = self.settled(&pairs).await?;
         let mut differing = self.what_differs(&pairs, &found).await?;
+        ends.starts = pairs.iter().zip(&found).map(|((target, _), bounds)| (target.clone(), bounds.start)).collect();
+        for ((target, assignment), there) in pairs.iter().zip(&found) {
+            let upto = there.end.min(assignment.bounds.start);
+            if there.start >= upto
+                || differing.contains_key(&*target.topic)
+                || !self.is_older(target, there.start).await?
+            {
+                continue;
+            }
+            if there.end > assignment.bounds.start {
+                ends.older.insert(target.clone());
+            } else {
+                let what =
+                    format!("holds records that the source no longer has: partition {target} ends at {}", there.end);
+                differing.insert(target.topic.to_string(), what);
+            }
+        }
         ends.ends = pairs.iter().zip(&found).map(|((target, _), bounds)| (target.clone(), bounds.end)).collect();
         for topic in self.topics {
             let name = self.target_name(&topic.name);
@@ -260,6 +269,11 @@ impl Transfer<'_> {
             match wrong {
                 None => {}
                 Some(_) if self.options.force => {
+                    if !topic.topic_partitions().all(|partition| self.options.partitions.includes(&partition)) {
+                        let message =
+                            format!("--force makes a whole topic anew, and some partitions are chosen topic={name}");
+                        return Err(Error::new(ErrorKind::Invalid, message));
+                    }
                     ends.anew.push(name.to_owned());
                     ends.ends.retain(|partition, _| *partition.topic != *name);
                 }
@@ -273,6 +287,18 @@ impl Transfer<'_> {
             }
         }
         Ok(ends)
+    }
+
+    /// Whether what the target has at `offset` is a record, and not what a transfer fills offsets with.
+    async fn is_older(&self, target: &TopicPartition, offset: i64) -> Result<bool> {
+        let read = self.target.read(target, offset, FILLER_BYTES).await?;
+        for batch in batches(read) {
+            let batch = batch.map_err(|error| Error::from(error).context(format_args!("partition={target}")))?;
+            if !batch.is_control() {
+                return Ok(!is_filler(&batch)?);
+            }
+        }
+        Ok(false)
     }
 
     /// Where partitions of the target begin and end. What a transfer that was killed had sent may come to be written still, so
@@ -337,6 +363,10 @@ impl Transfer<'_> {
             let before = (bounds.start - start).max(0).unsigned_abs();
             let within = if records == 0 { 0 } else { offsets.saturating_sub(records).min(left) };
             let mut notes = Vec::new();
+            let lacking = ends.starts.get(&target).map_or(0, |there| (*there).min(start) - bounds.start);
+            if lacking > 0 && !ends.anew.iter().any(|name| **name == *target.topic) {
+                notes.push(format!("{lacking} offsets have been removed there and stay away"));
+            }
             if ends.anew.iter().any(|name| **name == *target.topic) {
                 notes.push("deleted first".to_owned());
             }
@@ -375,13 +405,47 @@ impl Transfer<'_> {
             let bounds = Bounds { start: bounds.start.max(there), ..*bounds };
             if let Some(offset) = first_gap(self.source, self.ahead, partition, bounds).await? {
                 let message = format!(
-                    "offsets without records cannot be kept at this target, {}: --translate-offsets leaves them out                      partition={partition} offset={offset}",
+                    "offsets without records cannot be kept at this target, {} partition={partition} offset={offset}",
                     refused.message()
                 );
                 return Err(Error::new(refused.kind(), message));
             }
         }
         Ok(sink)
+    }
+
+    /// Copies, and compares what was written.
+    async fn write(
+        &self,
+        sink: &ClusterSink<'_>,
+        assignments: &[Assignment],
+        ends: &Ends,
+        progress: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<(Copied, Vec<Compared>)> {
+        let copied = copy(self.source, sink, assignments, &self.options.copy, progress).await?.all()?;
+
+        let wanted: Vec<Compare> = assignments
+            .iter()
+            .map(|assignment| {
+                let target = sink.target(&assignment.partition);
+                let start = ends.ends.get(&target).copied().unwrap_or(0).max(assignment.bounds.start);
+                let bounds = Bounds { start, ..assignment.bounds };
+                Compare { partition: assignment.partition.clone(), target, bounds }
+            })
+            .filter(|one| one.bounds.start < one.bounds.end)
+            .collect();
+        let compared = compare(self.source, self.ahead, self.target, &wanted, &|_| {}).await;
+        let compared: Vec<Compared> = compared.into_iter().collect::<Result<_>>()?;
+        if let Some(wrong) = compared.iter().find(|compared| compared.differing > 0) {
+            let message = format!(
+                "what was restored is not what the source has partition={} records={}: {}",
+                wrong.partition,
+                wrong.differing,
+                wrong.first.as_deref().unwrap_or_default()
+            );
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        Ok((copied, compared))
     }
 
     async fn wait_until_gone(&self, names: &[&str]) -> Result<()> {
@@ -430,13 +494,17 @@ impl Transfer<'_> {
             let name = self.target_name(&topic.name);
             let own: BTreeMap<&str, &str> = topic.config.iter().map(|(name, value)| (&**name, &**value)).collect();
             let entries = described.get(name).map(Vec::as_slice).unwrap_or_default();
+            // What an interrupted transfer has set, all of it, is not the topic's own.
+            let is_ours = HELD.iter().all(|(option, value)| {
+                let entry = entries.iter().find(|entry| entry.0 == *option);
+                entry.is_none_or(|entry| entry.1.as_deref() == Some(*value))
+            });
             let mut held = BTreeMap::new();
             let mut change = BTreeMap::new();
             for (option, value) in HELD {
                 // An option that the broker does not know holds nothing back.
                 let Some(entry) = entries.iter().find(|entry| entry.0 == option) else { continue };
-                // What an interrupted transfer has set is not the topic's own.
-                let set = entry.1.as_deref().filter(|set| *set != value);
+                let set = entry.1.as_deref().filter(|_| !is_ours);
                 let before = if is_there(name) && set.is_some() { set } else { own.get(option).copied() };
                 held.insert(option.to_owned(), before.map(str::to_owned));
                 change.insert(option.to_owned(), ConfigChange::Set(value.to_owned()));

@@ -57,7 +57,7 @@ def test_a_follower_is_promoted_and_the_leader_follows_it(tmp_path: Path) -> Non
         assert follower.leader == leader.bootstrap_servers
 
         assert follower.promote()
-        assert (follower.leads, follower.leader_epoch) == (True, 10_000)
+        assert (follower.leads, follower.leader_epoch) == (True, 80_000)
         assert not follower.promote()
         wait_until("the former leader follows", lambda: leader.leader == follower.bootstrap_servers)
         # Whichever address a client has, it finds the leader.

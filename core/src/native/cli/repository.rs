@@ -580,7 +580,7 @@ impl Copy {
             if target.id() == source.id() {
                 return Err(Error::new(ErrorKind::Invalid, "both are the same repository"));
             }
-            backup::transfer(&source, &target, &snapshots, now, &show).await
+            backup::transfer(&source, &target, &snapshots, &*runtime.clock(), &show).await
         })?;
         bar.finish_and_clear();
         let pairs = done.snapshots.iter().map(|(from, to)| json!({"from": from.to_string(), "to": to.to_string()}));
