@@ -15,8 +15,8 @@ use ottla::broker::BrokerConfig;
 use ottla::client::{Client, ClientConfig, Consumer, ConsumerConfig, Listener, Options, Producer, ProducerConfig};
 use ottla::native::objects::FileObjects;
 use ottla::native::{LocalBroker, Runtime};
-use ottla::protocol::messages::CreateTopicsRequest;
 use ottla::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
+use ottla::protocol::messages::{BrokerRegistrationRequest, CreateTopicsRequest, broker_registration};
 use ottla::replication::{
     Bounds, ClusterSource, Copied, CopyOptions, Extent, Follower, FollowerOptions, LocalLogs, LogSink, Parting,
     Selection, Source, Topic, Until, assign, copy,
@@ -417,6 +417,16 @@ fn a_synchronous_follower_has_what_acks_all_acknowledged() {
     leader.create(&topic, 2, &[("retention.ms", "-1"), ("min.insync.replicas", "2")]);
     let mut options = following(&topic);
     options.replica_id = Some(1);
+    // Only who is registered under a number counts.
+    let registration = BrokerRegistrationRequest {
+        broker_id: 1,
+        incarnation_id: uuid::Uuid::from_u128(1),
+        listeners: vec![broker_registration::Listener { host: "localhost".to_owned(), port: 9, ..Default::default() }],
+        ..BrokerRegistrationRequest::default()
+    };
+    let source = leader.source();
+    let registered = leader.runtime.block_on(source.client().call_any(registration)).unwrap();
+    assert!(registered.error_code.is_ok(), "{registered:?}");
     let follower = replica.follow(&leader, options.clone());
     replica.runtime.block_on(follower.caught_up(LONG)).unwrap();
     for round in 0..20 {
