@@ -178,7 +178,7 @@ def repository_add_key(
 def repository_remove_key(repository: _Repository, key: str) -> None:
     """See `ottla.Repository.remove_key`."""
 
-def repository_rotate(repository: _Repository) -> int:
+def repository_rotate(repository: _Repository, recipients: list[str], write_recipients: list[str]) -> int:
     """See `ottla.Repository.rotate`."""
 
 def _drain_logs() -> bool:

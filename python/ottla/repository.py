@@ -302,9 +302,15 @@ class Repository:
         """Remove a key, by the first digits of its name. `rotate` shuts out who may know the repository's secrets."""
         _ottla.repository_remove_key(self._row, key)
 
-    def rotate(self) -> int:
-        """Seal what is written from now on with new secrets, and return how many generations of them there are."""
-        return _ottla.repository_rotate(self._row)
+    def rotate(self, *, recipients: Sequence[str] = (), write_recipients: Sequence[str] = ()) -> int:
+        """Seal what is written from now on with new secrets, and return how many generations of them there are.
+
+        Args:
+            recipients: The age recipients that go on to read and write, but for one's own. Whoever writes to the store can put
+                keys there, so those that are not named are refused.
+            write_recipients: Those that go on to write.
+        """
+        return _ottla.repository_rotate(self._row, list(recipients), list(write_recipients))
 
 
 class _Shown:

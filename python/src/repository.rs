@@ -307,11 +307,25 @@ pub(crate) fn repository_remove_key(py: Python<'_>, repository: RepositoryRow, k
 
 /// Begins a new generation of keys; how many there are.
 #[pyfunction]
-pub(crate) fn repository_rotate(py: Python<'_>, repository: RepositoryRow) -> PyResult<usize> {
+pub(crate) fn repository_rotate(
+    py: Python<'_>,
+    repository: RepositoryRow,
+    recipients: Vec<String>,
+    write_recipients: Vec<String>,
+) -> PyResult<usize> {
     let place = repository.place(py)?;
+    let parse = |names: Vec<String>, access| {
+        names
+            .into_iter()
+            .map(move |name| Ok((name.parse::<AgeRecipient>()?, access)))
+            .collect::<Result<Vec<_>, Error>>()
+    };
+    let full = parse(recipients, KeyAccess::Full).map_err(|error| errors::raise(py, &error))?;
+    let write = parse(write_recipients, KeyAccess::Write).map_err(|error| errors::raise(py, &error))?;
+    let trusted = [full, write].concat();
     run(py, None, |runtime, _| async move {
         let repository = place.open().await?;
         let secrets: Vec<Secret> = place.secrets_for(repository.id())?;
-        Ok(repository.rotate(&secrets, runtime.clock().now(), &random()?).await?.generations().len())
+        Ok(repository.rotate(&secrets, &trusted, runtime.clock().now(), &random()?).await?.generations().len())
     })
 }

@@ -472,21 +472,40 @@ impl Repository {
     }
 
     /// Begins a new generation of keys, with which everything is sealed from now on; what is there stays as it is and can be
-    /// read. Key files are made anew for all recipients, and for the passphrase among `secrets`.
+    /// read. Key files are made anew for the passphrases and identities among `secrets`, and for the `recipients`, each with
+    /// what it may do: a key file for a recipient can be made by anybody who writes to the store, so it is not believed.
     ///
     /// # Errors
     /// `Invalid`, before anything is changed, if there is a key file for another passphrase, which cannot be made anew without
-    /// knowing it; `Denied` with a key that only writes; the store's. Run again, it does what is left.
-    pub async fn rotate(&self, secrets: &[Secret], now: Timestamp, seed: &[u8; 32]) -> Result<Self> {
+    /// knowing it, or for another recipient; `Denied` with a key that only writes; the store's. Run again, it does what is left.
+    pub async fn rotate(
+        &self,
+        secrets: &[Secret],
+        recipients: &[(AgeRecipient, KeyAccess)],
+        now: Timestamp,
+        seed: &[u8; 32],
+    ) -> Result<Self> {
         let keys = self.open_keys()?;
         self.check_reads()?;
         let files = key_files(self.store()).await?;
         let mut locks = Vec::with_capacity(files.len());
-        let mut others = Vec::new();
+        let (mut others, mut strangers) = (Vec::new(), Vec::new());
+        let is_own = |recipient: &AgeRecipient| {
+            secrets
+                .iter()
+                .any(|secret| matches!(secret, Secret::Identity(identity) if identity.recipient() == *recipient))
+        };
         for (file, bytes) in &files {
             let clear = &bytes[..bytes.len() - file.wrapped.len()];
             let lock = match (&file.manifest.recipient, &file.manifest.argon2) {
-                (Some(recipient), _) => Some(Lock::Recipient(recipient.parse()?)),
+                (Some(recipient), _) => {
+                    let recipient: AgeRecipient = recipient.parse()?;
+                    if !is_own(&recipient) && !recipients.contains(&(recipient, file.manifest.access)) {
+                        strangers.push(format!("{} ({}, {recipient})", file.short(), file.manifest.access));
+                        continue;
+                    }
+                    Some(Lock::Recipient(recipient))
+                }
                 (None, Some(cost)) => {
                     let mut own = None;
                     for secret in secrets.iter().filter(|secret| matches!(secret, Secret::Passphrase(_))) {
@@ -510,13 +529,25 @@ impl Repository {
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+        if !strangers.is_empty() {
+            let message = format!(
+                "whoever writes to the store can put keys of recipients there, so say who is to go on, by --recipient (full) or \
+                 --write-recipient, or remove the key keys={}",
+                strangers.join(", ")
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let mut rotated = (*keys.secrets).clone();
         rotated.generations.push(generation(seed, now));
         let mut fresh: Vec<(Digest, Digest)> = Vec::with_capacity(locks.len());
-        for (index, (file, lock)) in locks.iter().enumerate() {
+        // Our own first: should this be interrupted, we have what others have been given.
+        let mut order: Vec<usize> = (0..locks.len()).collect();
+        order.sort_by_key(|index| locks[*index].0.name != keys.opened_by);
+        for (place, &index) in order.iter().enumerate() {
+            let (file, lock) = &locks[index];
             let of = |file: &KeyFile| KeyManifest { argon2: None, ..file.manifest.clone() };
             // A rotation that was interrupted has left some twice.
-            if let Some(before) = locks[..index].iter().position(|(other, _)| of(other) == of(file)) {
+            if let Some(before) = order[..place].iter().position(|other| of(locks[*other].0) == of(file)) {
                 fresh.push((file.name, fresh[before].1));
                 continue;
             }

@@ -821,8 +821,6 @@ impl Repository {
         let size = bytes.len();
         self.seal.open(on, name, bytes).map_err(|error| match error {
             SealError::WriteOnly => RepositoryError::WriteOnly { repository: self.place() }.into(),
-            // Not damage, which would be passed over.
-            SealError::Generation => Error::new(ErrorKind::Denied, format!("{path} {}", SealError::Generation)),
             damage => {
                 let reason = format!("{damage} bytes={size}");
                 RepositoryError::Damaged { place: place.clone(), path: path.to_owned(), reason }.into()

@@ -913,7 +913,7 @@ fn repositories_of_format_1_are_written_and_read_as_ever() {
             let lock = cheap("correct horse");
             block_on(repository.add_key(&lock, KeyAccess::Full, "a passphrase", 0, &[8; 32])).unwrap();
             let secrets = [Secret::Identity(alice()), passphrase("correct horse")];
-            block_on(repository.rotate(&secrets, 1_700_000_500_000, &[9; 32])).unwrap();
+            block_on(repository.rotate(&secrets, &[], 1_700_000_500_000, &[9; 32])).unwrap();
         }
         cluster.lock().log("orders", 1).append(2, 3, 10);
         bench.backup(&cluster).unwrap();
@@ -1062,7 +1062,7 @@ fn a_host_that_only_writes_backs_up_incrementally_and_reads_no_record() {
     let lock = cheap("more");
     let more = block_on(host.add_key(&lock, KeyAccess::Full, "", 5, &[2; 32])).unwrap_err();
     assert_eq!(more.kind(), ErrorKind::Denied);
-    assert_eq!(block_on(host.rotate(&[], 5, &[2; 32])).unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(block_on(host.rotate(&[], &[], 5, &[2; 32])).unwrap_err().kind(), ErrorKind::Denied);
     block_on(host.add_key(&lock, KeyAccess::Write, "", 5, &[2; 32])).unwrap();
 
     let logs = MemoryLogs::default();
@@ -1078,13 +1078,13 @@ fn a_key_that_was_removed_opens_nothing_that_is_written_after_a_rotation() {
     bench.backup(&cluster).unwrap();
     let former = unlock(&bench, &[passphrase("leaver")]).unwrap();
     // Its passphrase is not known to who rotates.
-    let error = block_on(repository.rotate(&[Secret::Identity(alice())], 6, &[2; 32])).unwrap_err();
+    let error = block_on(repository.rotate(&[Secret::Identity(alice())], &[], 6, &[2; 32])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains(&leaver.short()), "{error}");
     let found = block_on(repository.find_key(&leaver.short())).unwrap();
     block_on(repository.remove_key(&found)).unwrap();
     let before = bench.paths();
-    let rotated = block_on(repository.rotate(&[Secret::Identity(alice())], 6, &[2; 32])).unwrap();
+    let rotated = block_on(repository.rotate(&[Secret::Identity(alice())], &[], 6, &[2; 32])).unwrap();
     assert_eq!(rotated.generations().len(), 2);
     let data = |paths: &BTreeSet<String>| paths.iter().filter(|path| !path.starts_with("keys/")).cloned().collect();
     let (before, after): (BTreeSet<String>, BTreeSet<String>) = (data(&before), data(&bench.paths()));
@@ -1107,6 +1107,24 @@ fn a_key_that_was_removed_opens_nothing_that_is_written_after_a_rotation() {
 }
 
 #[test]
+fn a_key_file_that_somebody_put_there_gets_nothing_by_a_rotation() {
+    let bench = Bench::new(true);
+    let repository = bench.repository().unwrap();
+    let host: AgeRecipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
+    let lock = Lock::Recipient(host);
+    block_on(repository.add_key(&lock, KeyAccess::Write, "host", 5, &[1; 32])).unwrap();
+    let secrets = [Secret::Identity(alice())];
+    for trusted in [&[][..], &[(host, KeyAccess::Full)], &[(alice().recipient(), KeyAccess::Write)]] {
+        let error = block_on(repository.rotate(&secrets, trusted, 6, &[2; 32])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(&host.to_string()), "{error}");
+    }
+    assert_eq!(repository.generations().len(), 1);
+    let rotated = block_on(repository.rotate(&secrets, &[(host, KeyAccess::Write)], 6, &[2; 32])).unwrap();
+    assert_eq!(rotated.generations().len(), 2);
+}
+
+#[test]
 fn a_rotation_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
     let rotate = |fault: Option<(u64, Fault)>| {
         let (bench, cluster) = (Bench::new(true), MemoryCluster::with_orders());
@@ -1118,12 +1136,12 @@ fn a_rotation_that_is_disturbed_anywhere_is_done_when_it_is_run_again() {
         if let Some((at, fault)) = fault {
             bench.objects.fail_at(begin + at, fault);
         }
-        let first = block_on(repository.rotate(&secrets, 6, &[2; 32]));
+        let first = block_on(repository.rotate(&secrets, &[], 6, &[2; 32]));
         let calls = bench.objects.calls() - begin;
         bench.objects.heal();
         if first.is_err() {
             let repository = unlock(&bench, &secrets[..1]).unwrap();
-            block_on(repository.rotate(&secrets, 7, &[3; 32])).unwrap();
+            block_on(repository.rotate(&secrets, &[], 7, &[3; 32])).unwrap();
         }
         for secret in &secrets {
             let opened = unlock(&bench, std::slice::from_ref(secret)).unwrap();

@@ -121,7 +121,9 @@ def test_keys_are_added_and_rotated(log, repository, tmp_path):
     with pytest.raises(errors.InvalidError, match="without its passphrase"):
         repository.rotate()
     repository.remove_key(next(key.name for key in file.keys() if key.is_used))
-    assert repository.rotate() == 2
+    with pytest.raises(errors.InvalidError, match="who is to go on"):
+        repository.rotate()
+    assert repository.rotate(write_recipients=[RECIPIENT]) == 2
     assert repository.check(read_data=True).is_sound
 
 

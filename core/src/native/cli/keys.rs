@@ -140,6 +140,14 @@ enum Action {
     Rotate {
         #[command(flatten)]
         repository: RepositoryArgs,
+
+        /// Goes on to read and write: the owner of this age recipient; may be repeated
+        #[arg(long, value_name = "RECIPIENT")]
+        recipient: Vec<AgeRecipient>,
+
+        /// Goes on to write: the owner of this age recipient; may be repeated
+        #[arg(long, value_name = "RECIPIENT")]
+        write_recipient: Vec<AgeRecipient>,
     },
 }
 
@@ -232,12 +240,15 @@ impl Key {
                 })?;
                 output.result(|| key_json(&removed, false), || format!("removed key {}", removed.short()))
             }
-            Action::Rotate { repository } => {
+            Action::Rotate { repository, recipient, write_recipient } => {
                 let place = repository.place()?;
+                let full = recipient.into_iter().map(|recipient| (recipient, KeyAccess::Full));
+                let write = write_recipient.into_iter().map(|recipient| (recipient, KeyAccess::Write));
+                let recipients: Vec<_> = full.chain(write).collect();
                 let rotated = runtime.block_on(async {
                     let repository = place.open().await?;
                     let secrets = place.secrets_for(repository.id())?;
-                    repository.rotate(&secrets, now, &random()?).await
+                    repository.rotate(&secrets, &recipients, now, &random()?).await
                 })?;
                 let generations = rotated.generations();
                 let newest = generations.last().map(|(id, _)| id.clone()).unwrap_or_default();
