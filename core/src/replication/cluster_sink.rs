@@ -633,7 +633,7 @@ impl Sink for ClusterSink<'_> {
 
 /// Whether a batch of a target is what [`ClusterSink`] fills offsets with.
 pub(super) fn is_filler(batch: &Batch) -> Result<bool> {
-    if batch.producer_id() >= 0 || (batch.base_timestamp(), batch.max_timestamp()) != (0, 0) {
+    if (batch.base_timestamp(), batch.max_timestamp()) != (0, 0) {
         return Ok(false);
     }
     let records = batch.records(Limits::MAX_DECOMPRESSED_BYTES)?;

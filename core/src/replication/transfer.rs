@@ -184,6 +184,11 @@ pub async fn transfer(
     Ok(Some(Transferred { copied, compared, groups, settings }))
 }
 
+/// Whether a topic is made with this option; older brokers do not know the others.
+fn is_set_at_once(option: &str) -> bool {
+    !option.starts_with("message.timestamp.") || option == "message.timestamp.type"
+}
+
 /// A change whose answer was lost is asked for again, and then found to be made.
 fn unless(kind: ErrorKind, result: Result<()>) -> Result<()> {
     match result {
@@ -246,6 +251,7 @@ impl Transfer<'_> {
             if there.start >= upto
                 || differing.contains_key(&*target.topic)
                 || !self.is_older(target, there.start).await?
+                || self.first_offset(assignment).await? <= there.start
             {
                 continue;
             }
@@ -287,6 +293,17 @@ impl Transfer<'_> {
             }
         }
         Ok(ends)
+    }
+
+    /// Where the source's first batch begins, which is written whole: below the log start, perhaps.
+    async fn first_offset(&self, Assignment { partition, bounds, .. }: &Assignment) -> Result<i64> {
+        if bounds.start >= bounds.end {
+            return Ok(bounds.start);
+        }
+        let read = self.source.read(partition, bounds.start, FILLER_BYTES).await?;
+        let first = batches(read).next().transpose();
+        let first = first.map_err(|error| Error::from(error).context(format_args!("partition={partition}")))?;
+        Ok(first.map_or(bounds.start, |batch| batch.base_offset()))
     }
 
     /// Whether what the target has at `offset` is a record, and not what a transfer fills offsets with.
@@ -494,10 +511,11 @@ impl Transfer<'_> {
             let name = self.target_name(&topic.name);
             let own: BTreeMap<&str, &str> = topic.config.iter().map(|(name, value)| (&**name, &**value)).collect();
             let entries = described.get(name).map(Vec::as_slice).unwrap_or_default();
-            // What an interrupted transfer has set, all of it, is not the topic's own.
+            // What an interrupted transfer has set, all of it, is not the topic's own. One that was killed when it had made
+            // the topic has not set the limits of timestamps yet.
             let is_ours = HELD.iter().all(|(option, value)| {
                 let entry = entries.iter().find(|entry| entry.0 == *option);
-                entry.is_none_or(|entry| entry.1.as_deref() == Some(*value))
+                entry.is_none_or(|entry| entry.1.as_deref().map_or(!is_set_at_once(option), |set| set == *value))
             });
             let mut held = BTreeMap::new();
             let mut change = BTreeMap::new();
@@ -523,8 +541,7 @@ impl Transfer<'_> {
     fn created_with(&self, topic: &Topic) -> BTreeMap<String, String> {
         let mut config: BTreeMap<String, String> = topic.config.iter().cloned().collect();
         for (option, value) in HELD {
-            // Older brokers do not know this pair.
-            if !option.starts_with("message.timestamp.") || option == "message.timestamp.type" {
+            if is_set_at_once(option) {
                 config.insert(option.to_owned(), value.to_owned());
             }
         }
