@@ -12,7 +12,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::files::FileDevice;
-use super::repository::{Access, RepositoryPlace};
+use super::repository::RepositoryPlace;
 use super::{LocalBroker, Location, Runtime};
 use crate::backup::{
     self, Backup, BackupOptions, CheckOptions, CheckReport, DirectoryOptions, Repository, RepositoryError,
@@ -471,14 +471,6 @@ pub async fn check_restore(
     }
     restored.close()?;
     Ok(sample)
-}
-
-/// The repository `repository`, opened with what the environment and the user's configuration have.
-///
-/// # Errors
-/// See [`RepositoryPlace`].
-pub async fn open_repository(repository: &str) -> Result<Repository> {
-    RepositoryPlace::new(repository, Access::default())?.open().await
 }
 
 /// An id that nothing else has.

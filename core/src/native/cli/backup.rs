@@ -43,7 +43,7 @@ pub(super) struct Backup {
     #[arg(long, value_enum, default_value = "none")]
     compression: CompressionWord,
 
-    /// Keep what the source's retention has removed since the last snapshot
+    /// Keep the objects of what the source's retention has removed; restores begin where the source's log does
     #[arg(long)]
     keep_history: bool,
 
